@@ -1,0 +1,24 @@
+"""Pick the device explicitly: nothing in the package has a global one."""
+
+from __future__ import annotations
+
+import torch
+
+from rsp_robot.errors import UserError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` into a device; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UserError: the name is no device, or the device is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"{name!r} is not a device; use auto, cpu, cuda or cuda:<index>") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device {name!r} is not on this machine ({torch.cuda.device_count()} CUDA devices); use auto")
+    return device

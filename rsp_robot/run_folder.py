@@ -1,0 +1,105 @@
+"""The folder of one run: configuration, versions, metrics, checkpoints, pictures; resumable, never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsp_robot.errors import UserError
+from rsp_robot.files import append_jsonl, atomic_path, read_jsonl, write_json, write_text
+from rsp_robot.versions import versions
+
+
+def plain(value: Any) -> Any:
+    """Turn a (nested) dataclass into what YAML and JSON hold: dicts, lists, strings and numbers."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    return json.loads(json.dumps(value, default=str))
+
+
+class RunFolder:
+    """One run on disk. Open it with :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._board: Any = None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: Any, resume: bool = False) -> RunFolder:
+        """Create the folder of a run, or go on with one.
+
+        Args:
+            path: the folder; made if it is missing.
+            config: a dataclass or dict; written to ``config.yaml``.
+            resume: go on with what is there. The configuration must be the one it was started with.
+
+        Raises:
+            UserError: the folder is not empty and ``resume`` is off, or it holds a run with another configuration.
+        """
+        folder = Path(path)
+        wanted = plain(config)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; give a folder")
+        stored = folder / "config.yaml"
+        if stored.exists() and resume:
+            found = yaml.safe_load(stored.read_text(encoding="utf-8"))
+            if found != wanted:
+                keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+                raise UserError(
+                    f"{folder} holds a run with other settings ({', '.join(keys)}); give a new folder or those settings"
+                )
+            return cls(folder)
+        if folder.exists() and any(not child.name.endswith(".tmp") for child in folder.iterdir()):
+            if resume:
+                raise UserError(f"{folder} is not empty and holds no run (no config.yaml); give a new folder")
+            raise UserError(f"{folder} is not empty; continue it with --resume or give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "versions.json", versions())
+        write_text(stored, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        return cls(folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go; made on first use."""
+        return self._made("checkpoints")
+
+    @property
+    def media(self) -> Path:
+        """Where pictures and videos go; made on first use."""
+        return self._made("media")
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Append ``{"step": step, **metrics}`` to ``metrics.jsonl`` and to TensorBoard."""
+        append_jsonl(self.path / "metrics.jsonl", {"step": step, **metrics})
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows logged so far."""
+        return read_jsonl(self.path / "metrics.jsonl")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics logged after ``step``: a killed run goes on from its checkpoint, which may lie before them."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        with atomic_path(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _made(self, name: str) -> Path:
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
