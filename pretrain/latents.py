@@ -1,7 +1,7 @@
 """Categorical latents: straight-through samples and the balanced KL divergence with free bits.
 
-A latent is ``groups`` independent categorical variables of ``classes`` values each, as in DreamerV2 (Hafner et al. 2021)
-and RSP (Jang et al. 2024, section 3.2). Logits have the shape ``(B, groups, classes)``.
+A latent is ``groups`` independent categorical variables of ``classes`` values each, as in DreamerV2 (Hafner et al.
+2021) and RSP (Jang et al. 2024, section 3.2). Logits have the shape ``(B, groups, classes)``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def categorical_kl(p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tens
 def balanced_kl(posterior: torch.Tensor, prior: torch.Tensor, balance: float) -> torch.Tensor:
     """Mean over the batch of ``balance·KL(post || sg(prior)) + (1 - balance)·KL(sg(post) || prior)``.
 
-    The value is that of the plain KL; ``balance`` splits its gradient (DreamerV2, equation 2; RSP uses 0.2, which mostly
-    pulls the prior towards the posterior).
+    The value is that of the plain KL; ``balance`` splits its gradient (DreamerV2, equation 2; RSP uses 0.2, which
+    mostly pulls the prior towards the posterior).
     """
     to_posterior = categorical_kl(posterior, prior.detach()).mean()
     to_prior = categorical_kl(posterior.detach(), prior).mean()

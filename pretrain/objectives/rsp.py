@@ -7,6 +7,7 @@ Names of the parameters are those of the published checkpoints.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import nn
 from rsp_robot.backbones.cross_attention import CrossSelfBlock
 from rsp_robot.backbones.positions import sincos_2d
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig, initialise_transformer
+from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.latents import balanced_kl, free_bits, sample_one_hot, straight_through
 from rsp_robot.pretrain.masking import Mask, normalise_patches, patchify, random_mask, take
@@ -146,7 +148,11 @@ class RSP(nn.Module):
         mask = torch.rand((current.shape[0], self.vit.patches), generator=generator, device=current.device)
         return Draws(noise, mask)
 
-    def loss(
+    def encoder(self, pooling: str = "cls") -> FrozenEncoder:
+        """Return the encoder as it is now, frozen: a copy that later training does not touch."""
+        return FrozenEncoder(copy.deepcopy(self.backbone), pooling=pooling, provenance={"objective": "rsp"})
+
+    def forward(
         self,
         current: torch.Tensor,
         future: torch.Tensor,
@@ -167,7 +173,7 @@ class RSP(nn.Module):
 
         Returns:
             Scalars ``loss``, ``loss_future``, ``loss_mae``, ``kl`` (nats, before free bits) and, with ``log_prior``,
-            ``loss_future_prior``; plus ``tokens``, the current frames' tokens ``(B, 1 + N, D)`` without gradient.
+            ``loss_future_prior``.
         """
         settings = self.config
         draws = draws or self.draw(current, generator)
@@ -193,4 +199,4 @@ class RSP(nn.Module):
             with torch.no_grad():
                 imagined = self.predict_future(current_tokens, sample_one_hot(prior, generator))
                 losses["loss_future_prior"] = (imagined - target).square().mean()
-        return {**losses, "tokens": current_tokens.detach()}
+        return losses

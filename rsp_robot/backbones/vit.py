@@ -36,9 +36,7 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
-            raise UserError(
-                f"image size {self.image_size} is not a multiple of patch size {self.patch_size}; change one"
-            )
+            raise UserError(f"image size {self.image_size} is no multiple of patch size {self.patch_size}; change one")
         if self.width % self.heads or self.width % 4:
             raise UserError(f"width {self.width} must be divisible by 4 and by the {self.heads} heads; change one")
 
@@ -115,8 +113,8 @@ class VisionTransformer(nn.Module):
 def initialise_transformer(module: nn.Module, generator: torch.Generator | None = None) -> None:
     """Initialise as MAE and RSP do.
 
-    Xavier-uniform for every linear map and for the patch projection seen as one, zero biases, unit norms, and N(0, 0.02)
-    for learned tokens. Everything drawn comes from ``generator``.
+    Xavier-uniform for every linear map and for the patch projection seen as one, zero biases, unit norms, and
+    N(0, 0.02) for learned tokens. Everything drawn comes from ``generator``.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):

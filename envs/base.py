@@ -1,0 +1,186 @@
+"""What every suite's environment has in common: the observation, the horizon, seeds, saved states, pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from rsp_robot.envs.rendering import Camera, OffscreenRenderer, find_backend
+from rsp_robot.errors import UserError
+
+if TYPE_CHECKING:
+    import mujoco
+
+Observation = dict[str, np.ndarray]
+LARGEST_IMAGE = 2048
+
+
+class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
+    """A MuJoCo task seen through cameras.
+
+    Observation: ``{camera: uint8 (size, size, 3) for every camera, "proprio": float32 (P,)}``. Action: ``Box(-1, 1)``
+    float32. ``info["success"]`` is a bool after every reset and step. Episodes never terminate; they are truncated at
+    the horizon. ``reset(seed=s)`` fully determines the episode; without a seed one is drawn from the environment's
+    generator and reported as ``info["seed"]``.
+
+    A suite's subclass builds the simulator, calls ``super().__init__`` and fills in the methods that start with an
+    underscore.
+    """
+
+    _state_size: int
+    """Length of what :meth:`_state` returns; a subclass sets it."""
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        cameras: tuple[Camera, ...],
+        default_camera: Camera,
+        image_size: int,
+        quality: str,
+        horizon: int,
+        fps: float,
+        proprio_space: spaces.Box,
+        action_dim: int,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+    ) -> None:
+        """Set the spaces up; with cameras the OpenGL context is made here, without on the first ``render()``."""
+        self.task = task
+        self.cameras = tuple(camera.name for camera in cameras)
+        self.image_size, self.quality, self.horizon, self.fps = image_size, quality, horizon, fps
+        self.render_mode = "rgb_array"
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(fps)}
+        self._cameras, self._default_camera = cameras, default_camera
+        image_space = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        parts: dict[str, spaces.Space[Any]] = {**dict.fromkeys(self.cameras, image_space), "proprio": proprio_space}
+        self.observation_space = spaces.Dict(parts)  # type: ignore[assignment]
+        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+        self.model, self.data = model, data
+        self.elapsed = 0
+        self.episode_seed: int | None = None
+        self._renderer: OffscreenRenderer | None = None
+        if cameras:
+            self._make_renderer()
+
+    # What a suite fills in.
+
+    @abstractmethod
+    def _reset(self, seed: int) -> bool:
+        """Start the episode that ``seed`` determines, whatever happened before; return whether it is solved already."""
+
+    @abstractmethod
+    def _step(self, action: np.ndarray) -> tuple[float, bool]:
+        """Advance by one action, float64 ``(A,)`` within [-1, 1]; return ``(reward, success)``."""
+
+    @abstractmethod
+    def _proprio(self) -> np.ndarray:
+        """What the robot feels of itself, float32 ``(P,)``."""
+
+    @abstractmethod
+    def _state(self) -> np.ndarray:
+        """Everything besides the seed that the future depends on, float64 ``(S,)``."""
+
+    @abstractmethod
+    def _restore(self, state: np.ndarray) -> None:
+        """Inverse of :meth:`_state`, in an episode of the same seed."""
+
+    @abstractmethod
+    def _initial_state(self) -> np.ndarray:
+        """What tells one initial state from another (all bodies, goals), float64 ``(K,)``; it is hashed."""
+
+    # What a user calls.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; see the class for what ``seed`` means."""
+        super().reset(seed=seed)
+        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        self.elapsed = 0
+        success = self._reset(self.episode_seed)
+        initial = np.ascontiguousarray(self._initial_state(), dtype="<f8")
+        self._initial_hash = hashlib.sha256(initial.tobytes()).hexdigest()[:32]
+        return self._observe(), {"success": bool(success), "seed": self.episode_seed}
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Advance by one action; values outside [-1, 1] are clipped.
+
+        Raises:
+            UserError: before the first reset, an action of the wrong shape, or one with NaN.
+        """
+        if self.episode_seed is None:
+            raise UserError("step() was called before reset(); call reset() first")
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            expected = self.action_space.shape
+            raise UserError(f"{self.task} takes actions of shape {expected}, got {action.shape}; check the policy")
+        if not np.isfinite(action).all():
+            raise UserError(f"the action for {self.task} holds NaN or infinity; check the policy for divergence")
+        reward, success = self._step(np.clip(action, -1.0, 1.0))
+        self.elapsed += 1
+        return self._observe(), float(reward), False, self.elapsed >= self.horizon, {"success": bool(success)}
+
+    def render(self, camera: str | None = None, size: int | None = None) -> np.ndarray:
+        """Take a picture for people, uint8 ``(size, size, 3)``: by default the first camera at 480 pixels."""
+        if self._renderer is None:
+            self._make_renderer()
+        assert self._renderer is not None
+        chosen = self._default_camera if camera is None else self._find_camera(camera)
+        if camera is None and self._cameras:
+            chosen = self._cameras[0]
+        return self._renderer.render(chosen, size or self._renderer.limit)
+
+    def get_state(self) -> np.ndarray:
+        """Return the whole state, float64 ``(S,)``: any environment of this task set to it goes on bit for bit."""
+        if self.episode_seed is None:
+            raise UserError("get_state() was called before reset(); call reset() first")
+        return np.concatenate([[float(self.episode_seed), float(self.elapsed)], self._state()])
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Put the environment into a state from :meth:`get_state` of the same task and versions.
+
+        Raises:
+            UserError: the state has another length.
+        """
+        state = np.asarray(state, dtype=np.float64)
+        expected = (2 + self._state_size,)
+        if state.shape != expected or not np.isfinite(state[:2]).all():
+            raise UserError(f"a state of {self.task} has shape {expected}, got {state.shape}; is it another task's?")
+        if int(state[0]) != self.episode_seed:
+            self.reset(seed=int(state[0]))
+        self._restore(state[2:])
+        self.elapsed = int(state[1])
+
+    def state_hash(self) -> str:
+        """Return 32 hex digits that name the state right after the last reset (equal: the episodes start the same)."""
+        if self.episode_seed is None:
+            raise UserError("state_hash() was called before reset(); call reset() first")
+        return self._initial_hash
+
+    def close(self) -> None:
+        """Free the renderer. May be called twice."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _observe(self) -> Observation:
+        pictures = {}
+        if self._cameras:
+            if self._renderer is None:
+                raise RuntimeError("this environment is closed; make a new one")
+            pictures = {camera.name: self._renderer.render(camera, self.image_size) for camera in self._cameras}
+        return {**pictures, "proprio": self._proprio()}
+
+    def _make_renderer(self) -> None:
+        find_backend()
+        self._renderer = OffscreenRenderer(self.model, self.data, self.quality, self.image_size)
+
+    @abstractmethod
+    def _find_camera(self, name: str) -> Camera:
+        """Return the camera of that name, or raise the error that lists those there are."""

@@ -1,0 +1,195 @@
+"""The command ``rsp-robot``: a table of verbs, each a frozen dataclass config and a function of it.
+
+A verb's modules are imported when it is chosen, never before: ``rsp-robot --help`` needs neither torch nor a simulator.
+What a verb made is the last line of stdout; progress and messages go to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import rsp_robot
+from rsp_robot.errors import UserError, unknown_name
+
+DESCRIPTION = "Pretrain a visual encoder on demonstration videos, freeze it, and measure what it is worth to a policy."
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line."""
+
+    config: str
+    """``module:attribute`` of the config dataclass; its docstrings are the help text."""
+    run: str
+    """``module:attribute`` of the function of that config. An int it returns is the exit status, a path is printed."""
+    summary: str
+    """One line for the list of verbs."""
+    example: str
+    """What follows ``rsp-robot`` in an example that works as written."""
+    after_interrupt: str = "the same command again continues where it stopped"
+    """What to tell a user who pressed Ctrl-C."""
+
+
+VERBS = {
+    "quickstart": Verb(
+        "rsp_robot.experiments.quickstart:QuickstartConfig",
+        "rsp_robot.experiments.quickstart:quickstart",
+        "The whole line on one machine: demonstrations, RSP, policies, evaluation, report",
+        "quickstart --out runs/quickstart",
+    ),
+    "collect": Verb(
+        "rsp_robot.envs.collect:CollectConfig",
+        "rsp_robot.envs.collect:collect",
+        "Record demonstrations of a suite's scripted expert",
+        "collect --task metaworld/push-v3 --demonstrations 100 --out data/push.hdf5",
+    ),
+    "pretrain": Verb(
+        "rsp_robot.pretrain.train:PretrainConfig",
+        "rsp_robot.pretrain.train:pretrain",
+        "Pretrain an encoder on videos and export it frozen",
+        "pretrain --data data/push.hdf5 --out runs/rsp-push",
+        "the same command with --resume continues from the last checkpoint",
+    ),
+    "imagine": Verb(
+        "rsp_robot.pretrain.imagine:ImagineConfig",
+        "rsp_robot.pretrain.imagine:imagine",
+        "Draw the futures that a pretrained RSP model imagines",
+        "imagine --run runs/rsp-push --data data/push.hdf5",
+        "nothing was written; run the same command again",
+    ),
+    "bc": Verb(
+        "rsp_robot.experiments.verbs.bc:BCCommand",
+        "rsp_robot.experiments.verbs.bc:bc",
+        "Train a policy by behaviour cloning on a frozen encoder",
+        "bc --data data/push.hdf5 --encoder runs/rsp-push --out runs/bc-rsp",
+    ),
+    "evaluate": Verb(
+        "rsp_robot.experiments.verbs.evaluate:EvaluateCommand",
+        "rsp_robot.experiments.verbs.evaluate:run_evaluation",
+        "Roll policies out on the same held-out starts and compare them",
+        "evaluate runs/bc-rsp runs/bc-blind --task metaworld/push-v3 --episodes 50 --out runs/evaluation.jsonl",
+    ),
+    "report": Verb(
+        "rsp_robot.experiments.verbs.report:ReportCommand",
+        "rsp_robot.experiments.verbs.report:report",
+        "Write report.html, one file that opens anywhere, from a run folder",
+        "report runs/quickstart",
+        "nothing was written; run the same command again",
+    ),
+    "doctor": Verb(
+        "rsp_robot.experiments.doctor:DoctorConfig",
+        "rsp_robot.experiments.doctor:doctor",
+        "Say what this machine has, what is missing, and how fast it renders",
+        "doctor",
+        "nothing was changed; run the same command again",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``rsp-robot`` with ``arguments`` (those of the process by default) and return its exit status.
+
+    0: done; 1: it ran and says no (``doctor``); 2: a mistake in the input, told in one line; 130: interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        verb = VERBS.get(words[0]) if words else None
+        _complain(f"interrupted; {verb.after_interrupt if verb else 'run the same command again'}")
+        return INTERRUPTED
+    except (UserError, OSError) as error:
+        line = str(error) if isinstance(error, UserError) else explain_os_error(error)
+        if debug or line is None:
+            raise
+        _complain(f"error: {line}")
+        return USER_ERROR
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"rsp-robot {rsp_robot.__version__}")
+        return 0
+    name, *options = words
+    if name not in VERBS:
+        kind = "option before the verb" if name.startswith("-") else "verb"
+        raise unknown_name(kind, name, ["--help", "--version"] if name.startswith("-") else VERBS)
+    from rsp_robot.experiments.usage import parse_options
+
+    verb = VERBS[name]
+    description = f"{verb.summary}.\n\nExample:\n  rsp-robot {verb.example}"
+    config = parse_options(resolve(verb.config), options, f"rsp-robot {name}", description)
+    made = resolve(verb.run)(config)
+    if isinstance(made, int):
+        return made
+    if isinstance(made, Path):
+        print(made)
+    return 0
+
+
+def overview() -> str:
+    """Return the text of ``rsp-robot --help``.
+
+    >>> print(overview().splitlines()[0])
+    usage: rsp-robot VERB [options]
+    """
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return f"""usage: rsp-robot VERB [options]
+
+{DESCRIPTION}
+
+verbs:
+{verbs}
+
+options:
+  --debug    show the traceback of an error (anywhere on the line)
+  --version  show the version
+  --help     show this; after a verb, its options and an example
+
+Start here:
+  rsp-robot doctor
+  rsp-robot {VERBS["quickstart"].example}"""
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """Import what ``module:attribute`` names."""
+    module, _, attribute = reference.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Return cause and fix where the operating system refused something a user can mend, else None.
+
+    >>> explain_os_error(OSError(errno.ENOSPC, "No space left on device", "runs/a"))
+    'no space left on the disk (runs/a); free some and run the same command again'
+    """
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{where}; free some and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"this user may not read or write there{where}; give a place of your own"
+    return None
+
+
+def _complain(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":  # worker processes import this module again
+    sys.exit(main())

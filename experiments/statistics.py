@@ -1,0 +1,189 @@
+"""Success rates that can be believed: Wilson intervals, exact paired tests, a paired bootstrap, Holm's correction.
+
+Pure functions of counts and booleans; :mod:`rsp_robot.experiments.results` turns evaluation rows into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval ``[low, high]``, in the unit of the quantity it is about."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two policies, A and B, on the same start states. The four counts add up to ``n``."""
+
+    n: int
+    """Number of pairs: start states that both policies were run from."""
+    both: int
+    """Pairs in which both succeeded."""
+    only_a: int
+    """Pairs in which A succeeded and B failed."""
+    only_b: int
+    """Pairs in which B succeeded and A failed."""
+    neither: int
+    """Pairs in which both failed."""
+    difference: float
+    """Success rate of A minus that of B, in [-1, 1]."""
+    interval: Interval
+    """Paired bootstrap interval of the difference."""
+    p_value: float
+    """Two-sided exact McNemar p-value, not corrected for the number of comparisons."""
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a success rate.
+
+    Unlike the textbook ``p +- 1.96 sqrt(p (1 - p) / n)`` it stays inside [0, 1], and it has a width at 0 or ``n``
+    successes.
+
+    Args:
+        successes: number of successes, ``0 <= successes <= n``.
+        n: number of episodes, at least 1.
+        confidence: nominal coverage in (0, 1).
+
+    Raises:
+        ValueError: ``n`` is not positive or ``successes`` is outside ``[0, n]``.
+
+    >>> interval = wilson_interval(0, 10)
+    >>> round(interval.low, 4), round(interval.high, 4)
+    (0.0, 0.2775)
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    ci = binomtest(int(successes), int(n)).proportion_ci(confidence_level=confidence, method="wilson")
+    # The bound at 0 or n successes is exactly 0 or 1; rounding in the formula leaves 1e-17 there.
+    low = 0.0 if successes == 0 else float(ci.low)
+    high = 1.0 if successes == n else float(ci.high)
+    return Interval(low, high)
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact McNemar p-value from the two counts of discordant pairs.
+
+    Where the policies do not differ, a discordant pair goes to either with probability 1/2: a binomial test. With no
+    discordant pair there is no evidence at all and the p-value is 1.
+
+    >>> mcnemar_exact(5, 0)
+    0.0625
+    """
+    discordant = only_a + only_b
+    return 1.0 if discordant == 0 else float(binomtest(only_a, discordant, 0.5).pvalue)
+
+
+def paired_comparison(
+    a: Sequence[bool] | np.ndarray,
+    b: Sequence[bool] | np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    generator: np.random.Generator | None = None,
+) -> PairedComparison:
+    """Compare the successes of two policies, pair by pair.
+
+    Args:
+        a: (n,) booleans, success of A from each start state.
+        b: (n,) booleans, success of B from the same start states in the same order.
+        confidence: nominal coverage of the interval.
+        resamples: number of bootstrap resamples.
+        generator: source of the resamples; ``default_rng(0)`` where none is given, so that a report can be repeated.
+
+    Raises:
+        ValueError: the two are of different length, empty, or not one-dimensional booleans.
+    """
+    first, second = _booleans(a), _booleans(b)
+    if first.shape != second.shape:
+        raise ValueError(f"a and b must pair up, got {first.size} and {second.size} episodes")
+    n = first.size
+    both = int(np.sum(first & second))
+    only_a = int(np.sum(first & ~second))
+    only_b = int(np.sum(~first & second))
+    return PairedComparison(
+        n=n,
+        both=both,
+        only_a=only_a,
+        only_b=only_b,
+        neither=n - both - only_a - only_b,
+        difference=(only_a - only_b) / n,
+        interval=bootstrap_difference(
+            only_a, only_b, n, confidence=confidence, resamples=resamples, generator=generator
+        ),
+        p_value=mcnemar_exact(only_a, only_b),
+    )
+
+
+def bootstrap_difference(
+    only_a: int,
+    only_b: int,
+    n: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    generator: np.random.Generator | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of a paired difference of success rates.
+
+    A pair contributes +1, 0 or -1, so drawing ``n`` pairs with replacement is one multinomial draw of the three counts.
+    At 50 pairs the nominal 95 % interval covers in 93 to 99 % of experiments (the test enumerates them): a little short
+    of what it says where few pairs differ, which is one reason why the exact test decides what is established.
+
+    Where all pairs contribute the same, every resample is the same and the bootstrap would claim certainty. There the
+    interval allows what ``n`` pairs cannot rule out: a share of other pairs up to the exact (Clopper-Pearson) upper
+    bound of 0 in ``n``, all of them in the worst direction.
+
+    Raises:
+        ValueError: the counts are negative, do not fit into ``n``, or ``n`` is 0.
+    """
+    if n < 1 or min(only_a, only_b) < 0 or only_a + only_b > n:
+        raise ValueError(f"need 0 <= only_a + only_b <= n and n >= 1, got {only_a}, {only_b}, {n}")
+    same = n - only_a - only_b
+    if n in (only_a, only_b, same):
+        unseen = float(binomtest(0, n).proportion_ci(confidence_level=confidence, method="exact").high)
+        if same == n:
+            return Interval(-unseen, unseen)
+        return Interval(1 - 2 * unseen, 1.0) if only_a == n else Interval(-1.0, 2 * unseen - 1)
+    generator = np.random.default_rng(0) if generator is None else generator
+    counts = generator.multinomial(n, np.array([only_a, only_b, same]) / n, size=resamples)
+    differences = (counts[:, 0] - counts[:, 1]) / n
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: comparing an adjusted p-value with alpha keeps the family-wise error below alpha.
+
+    Args:
+        p_values: one p-value per comparison, in any order.
+
+    Returns:
+        The adjusted p-values, in the same order.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    m = len(p_values)
+    adjusted = [0.0] * m
+    running = 0.0
+    for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (m - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def _booleans(values: Sequence[bool] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0 or array.dtype != np.bool_:
+        raise ValueError("need a non-empty one-dimensional sequence of booleans")
+    return array

@@ -1,0 +1,268 @@
+"""Simulation processes and the one loop that plays episodes with them: they simulate and render, this process acts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from signal import Signals
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsp_robot.errors import UserError
+from rsp_robot.experiments.simulation_worker import Episode, Observation, Outcome, Setup
+
+if TYPE_CHECKING:
+    from rsp_robot.policies.policy import Policy
+
+START_TIMEOUT_S = 300.0
+"""For the first observation of an episode, which may include importing a simulator and making a renderer on a busy
+machine."""
+STOP_TIMEOUT_S = 5.0
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from rsp_robot.experiments.simulation_worker import main; main(int(sys.argv[1]))"
+)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Worker:
+    """One simulation process, seen from here."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Start the process; it inherits the environment variables and the import path, and nothing else."""
+        self.connection, theirs = Pipe()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by join()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+        )
+        theirs.close()
+        self.episode: Episode | None = None
+        self.limit_s = self.deadline = float("inf")
+        self.send(setup)
+
+    def expect_answer(self, limit_s: float) -> None:
+        """Start the clock for the next message."""
+        self.limit_s, self.deadline = limit_s, time.monotonic() + limit_s
+
+    def send(self, message: Any) -> bool:
+        """Send; return False where nobody is there to receive."""
+        try:
+            self.connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def reason(self) -> str:
+        """Say in a line how the process ended."""
+        try:
+            status = self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "simulation process closed its connection"
+        how = f"signal {-status} ({Signals(-status).name})" if status < 0 else f"status {status}"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f"simulation process ended with {how}" + (f": {lines[-1][:200]}" if lines else "")
+
+    def stop(self, patient: bool = True) -> None:
+        """End the process: by asking, or at once."""
+        if patient and self.episode is None:
+            self.send(None)
+        self.connection.close()
+        if not patient:
+            self.process.kill()
+
+    def join(self) -> None:
+        """Wait until it has ended; kill it where it does not."""
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._stderr.close()
+
+
+class Troupe:
+    """Plays episodes with a few simulation processes; see :func:`play_episodes`."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, Policy],
+        setup: Setup,
+        size: int,
+        step_timeout_s: float,
+        attempts: int,
+    ) -> None:
+        self.policies, self.setup, self.size = policies, setup, size
+        self.step_timeout_s, self.attempts = step_timeout_s, attempts
+        self.workers: list[Worker] = []
+        self.pending: deque[Episode] = deque()
+        self.failures: Counter[Episode] = Counter()
+        self.ended: deque[tuple[Episode, Outcome | str]] = deque()
+        self.given_up: set[Episode] = set()
+        self._any_ready = False
+        self._failed_starts = 0
+
+    def play(self, episodes: Sequence[Episode]) -> Iterator[tuple[Episode, Outcome | str]]:
+        """Play all episodes; yield each with its outcome, or with the reason why there is none, as they end."""
+        self.pending.extend(episodes)
+        while self.pending or any(worker.episode for worker in self.workers):
+            self._hand_out()
+            self._answer(self._listen())
+            while self.ended:
+                yield self.ended.popleft()
+
+    def close(self) -> None:
+        """End all processes."""
+        for worker in self.workers:
+            worker.stop()
+        for worker in self.workers:
+            worker.join()
+        self.workers.clear()
+
+    def _hand_out(self) -> None:
+        """Give waiting episodes to idle processes; start a process where there may be more."""
+        while self.pending:
+            worker = next((worker for worker in self.workers if worker.episode is None), None)
+            if worker is None:
+                if len(self.workers) >= self.size:
+                    return
+                worker = Worker(self.setup)
+                self.workers.append(worker)
+            worker.episode = self.pending.popleft()
+            worker.expect_answer(max(START_TIMEOUT_S, self.step_timeout_s))
+            self.policies[worker.episode.policy].reset([worker.episode.seed])
+            if not worker.send(worker.episode):
+                self._lose(worker, worker.reason())
+
+    def _listen(self) -> dict[str, list[tuple[Worker, Observation]]]:
+        """Wait until some process speaks or is overdue; return the observations that want an action, by policy."""
+        busy: dict[Connection, Worker] = {worker.connection: worker for worker in self.workers if worker.episode}
+        if not busy:
+            return {}
+        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
+        spoke = wait(list(busy), timeout=max(0.0, patience))
+        wanted: dict[str, list[tuple[Worker, Observation]]] = {}
+        for connection in spoke:
+            assert isinstance(connection, Connection)
+            worker = busy.pop(connection)
+            try:
+                kind, content = connection.recv()
+            except (EOFError, OSError):
+                self._lose(worker, worker.reason())
+                continue
+            assert worker.episode is not None
+            if kind == "observation":
+                wanted.setdefault(worker.episode.policy, []).append((worker, content))
+            elif kind == "outcome":
+                self.ended.append((worker.episode, content))
+                worker.episode = None
+            elif kind == "abandoned":
+                worker.episode = None
+            elif kind == "ready":
+                self._any_ready = True
+            elif kind == "user_error":
+                raise UserError(content)
+            else:
+                self._lose(worker, content)
+        for worker in busy.values():
+            # What came in while this process was acting is not late.
+            if time.monotonic() > worker.deadline and not worker.connection.poll():
+                self._lose(worker, f"no answer from the simulation within {worker.limit_s:g} s")
+        return wanted
+
+    def _lose(self, worker: Worker, reason: str) -> None:
+        """Give a process up; its episode is played again by another, or given up after too many failures."""
+        worker.stop(patient=False)
+        worker.join()
+        self.workers.remove(worker)
+        episode = worker.episode
+        assert episode is not None
+        if episode in self.given_up:
+            return
+        if not self._any_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= self.attempts:
+                raise UserError(f"the simulation processes do not start ({reason}); run `rsp-robot doctor`")
+        self.failures[episode] += 1
+        if self.failures[episode] >= self.attempts:
+            self._give_up(episode, f"{reason} ({self.attempts} attempts)")
+        else:
+            self.pending.appendleft(episode)
+
+    def _give_up(self, episode: Episode, reason: str) -> None:
+        self.given_up.add(episode)
+        self.ended.append((episode, reason))
+
+    def _answer(self, wanted: Mapping[str, list[tuple[Worker, Observation]]]) -> None:
+        """Let each policy act on what its episodes have seen, and send the actions."""
+        for name, group in wanted.items():
+            policy = self.policies[name]
+            keys = (*policy.cameras, "proprio")
+            batch = {key: np.stack([observation[key] for _, observation in group]) for key in keys}
+            ids = [worker.episode.seed for worker, _ in group if worker.episode]
+            actions = np.asarray(policy.act(batch, ids), dtype=np.float32)
+            if actions.ndim != 2 or len(actions) != len(group):
+                raise ValueError(
+                    f"policy {name!r} returned actions of shape {actions.shape} for {len(group)} observations"
+                )
+            for (worker, _), action in zip(group, actions, strict=True):
+                assert worker.episode is not None
+                worker.expect_answer(self.step_timeout_s)
+                if not np.isfinite(action).all():
+                    self._give_up(worker.episode, "the policy's action is not finite")
+                    worker.send(None)
+                elif not worker.send(np.clip(action, -1.0, 1.0)):
+                    self._lose(worker, worker.reason())
+
+
+def play_episodes(
+    policies: Mapping[str, Policy],
+    episodes: Sequence[Episode],
+    setup: Setup,
+    workers: int,
+    step_timeout_s: float = 60.0,
+    attempts: int = 3,
+) -> Generator[tuple[Episode, Outcome | str], None, None]:
+    """Play episodes of several policies with one set of simulation processes.
+
+    Each process runs one environment; this process alone runs the policies, on the observations of whichever episodes
+    wait for an action. A process that dies or does not answer in time is replaced, and its episode played again from
+    the start.
+
+    Args:
+        policies: by name.
+        episodes: in the order in which they are begun; no two equal.
+        setup: what they have in common.
+        workers: simulation processes, at least 1.
+        step_timeout_s: how long a step may take.
+        attempts: how often an episode is tried.
+
+    Yields:
+        ``(episode, outcome)`` as episodes end, in any order; for an episode given up, the reason in place of the
+        outcome.
+
+    Raises:
+        UserError: one raised in a simulation process (an unknown task or camera), or no process starts.
+    """
+    troupe = Troupe(policies, setup, min(workers, max(1, len(episodes))), step_timeout_s, attempts)
+    try:
+        yield from troupe.play(episodes)
+    finally:
+        troupe.close()

@@ -1,0 +1,55 @@
+"""Random resized crop and flip of whole batches on the device, the same draw for all frames of a sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def draw_boxes(
+    batch: int,
+    generator: torch.Generator,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> torch.Tensor:
+    """Draw crop boxes: area uniform in ``scale``, logarithm of the aspect uniform in ``ratio``, place uniform.
+
+    Sides that would leave the picture are cut to it.
+
+    Returns:
+        ``(batch, 4)`` left, top, width and height as fractions of the picture.
+    """
+    area, aspect, left, top = torch.rand(4, batch, generator=generator)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * aspect)
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    return torch.stack([left * (1 - width), top * (1 - height), width, height], dim=1)
+
+
+def crop_and_flip(images: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor, size: int) -> torch.Tensor:
+    """Cut every image's box, resize it bicubically to ``size``, mirror it where ``flip`` says so.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 255].
+        boxes: ``(B, 4)`` from :func:`draw_boxes`.
+        flip: ``(B,)`` bool.
+        size: side of the result in pixels.
+
+    Returns:
+        ``(B, C, size, size)`` in [0, 255].
+    """
+    left, top, width, height = boxes.to(images.device).unbind(1)
+    mirror = torch.where(flip.to(images.device), -1.0, 1.0)
+    zeros = torch.zeros_like(left)
+    affine = torch.stack(
+        [
+            torch.stack([width * mirror, zeros, 2 * left + width - 1], dim=1),
+            torch.stack([zeros, height, 2 * top + height - 1], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(affine, [images.shape[0], images.shape[1], size, size], align_corners=False)
+    sampled = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return sampled.clamp(0, 255)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
+from rsp_robot.experiments.recording import choose_episodes, record_videos, write_mp4
+from rsp_robot.files import read_json
+
+
+def row(policy: str, episode: int, success: bool | None, error: str | None = None) -> dict:
+    return {"policy": policy, "episode": episode, "success_once": success, "error": error}
+
+
+def test_first_success_and_first_failure_are_chosen():
+    rows = [row("a", 3, True), row("a", 1, True), row("b", 0, True), row("a", 0, None, "died"), row("a", 2, False)]
+    chosen = choose_episodes(rows, "a")
+    assert {kind: found["episode"] for kind, found in chosen.items()} == {"success": 1, "failure": 2}
+    assert set(choose_episodes(rows, "b")) == {"success"}
+
+
+def test_mp4_holds_the_pictures(tmp_path):
+    frames = np.zeros((9, 33, 48, 3), np.uint8)
+    frames[..., 0] = (np.arange(9) * 20)[:, None, None]
+    frames[:, :, 24:, 1] = 200
+    write_mp4(tmp_path / "film.mp4", frames, 12)
+    read = iio.imread(tmp_path / "film.mp4", plugin="pyav")
+    assert read.shape == (9, 32, 48, 3)
+    assert np.abs(read.astype(int) - frames[:, :32]).mean() < 6
+    assert iio.immeta(tmp_path / "film.mp4", plugin="pyav")["fps"] == 12
+    assert b"avc1" in (tmp_path / "film.mp4").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8)]
+)
+def test_mp4_refuses_other_arrays(tmp_path, frames):
+    with pytest.raises(ValueError, match="expected uint8 frames"):
+        write_mp4(tmp_path / "film.mp4", frames, 12)
+
+
+def test_films_show_the_episodes_of_the_rows(toy_suite, tmp_path, seeing, blind):
+    policies = {"see": seeing, "blind": blind}
+    config = EvaluateConfig("toy/reach", out=tmp_path / "rows.jsonl", episodes=2, workers=2)
+    rows = evaluate(policies, config)
+    films = record_videos(policies, config, rows, tmp_path / "media", size=32)
+    assert films == {
+        ("see", "success"): tmp_path / "media" / "see-success.mp4",
+        ("blind", "failure"): tmp_path / "media" / "blind-failure.mp4",
+    }
+    caption = read_json(tmp_path / "media" / "see-success.json")
+    assert (caption["episode"], caption["seed"], caption["length"]) == (0, 100_000, rows[0]["length"])
+    # 60 steps a second at half speed and 30 frames a second: every step is a frame. The last one is held for 0.7 s.
+    frames = iio.imread(films["blind", "failure"], plugin="pyav")
+    assert frames.shape == (12 + 1 + 21, 32, 32, 3)
+
+    made = films["see", "success"].stat().st_mtime_ns
+    record_videos(policies, config, rows, tmp_path / "media", size=32)
+    assert films["see", "success"].stat().st_mtime_ns == made, "a film that is there is not made again"
+
+
+def replace_success(found: dict) -> dict:
+    return {**found, "success_once": True, "first_success": 1}
+
+
+def test_a_rollout_that_does_not_repeat_is_not_shown(toy_suite, tmp_path, blind):
+    config = EvaluateConfig("toy/reach", out=tmp_path / "rows.jsonl", episodes=1, workers=1)
+    rows = evaluate({"blind": blind}, config)
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "blind-failure.mp4").write_bytes(b"of an earlier evaluation")
+    with pytest.warns(UserWarning, match="did not go as in its row"):
+        films = record_videos({"blind": blind}, config, [replace_success(rows[0])], tmp_path / "media")
+    assert films == {} and list((tmp_path / "media").iterdir()) == []
+    with pytest.warns(UserWarning, match="ArithmeticError"):
+        record_videos({"blind": blind}, replace(config, task="toy/raise", attempts=1), rows, tmp_path / "media")
