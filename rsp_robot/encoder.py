@@ -180,11 +180,10 @@ def _load_folder(cls: type[FrozenEncoder], folder: Path) -> FrozenEncoder:
         if kind not in ARCHITECTURES:
             raise unknown_name("architecture", kind, ARCHITECTURES)
         backbone = VisionTransformer(ViTConfig(**architecture))
-        stored = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocessing"].items()
-        }
+        stored = config["preprocessing"]
+        preprocessing = Preprocessing(int(stored["image_size"]), tuple(stored["mean"]), tuple(stored["std"]))
         backbone.load_state_dict(load_file(folder / "model.safetensors"))
-        encoder = cls(backbone, Preprocessing(**stored), config["pooling"], config.get("provenance"))
+        encoder = cls(backbone, preprocessing, config["pooling"], config.get("provenance"))
         golden = torch.tensor(config["golden"])
     except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the encoder in {folder} is damaged ({str(error).splitlines()[0]}); export it again") from None

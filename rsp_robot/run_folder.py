@@ -59,8 +59,9 @@ class RunFolder:
                 raise UserError(f"{folder} is not empty and holds no run (no config.yaml); give a new folder")
             raise UserError(f"{folder} is not empty; continue it with --resume or give a new folder")
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "versions.json", versions())
+        # The configuration comes first: it is what makes the folder a run that can be resumed.
         write_text(stored, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        write_json(folder / "versions.json", versions())
         return cls(folder)
 
     @property

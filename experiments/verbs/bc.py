@@ -32,7 +32,5 @@ def bc(command: BCCommand) -> Path:
     Raises:
         UserError: the data or the encoder cannot be read, or ``out`` holds another run.
     """
-    from rsp_robot.encoder import FrozenEncoder
-
-    encoder = None if command.encoder == NO_ENCODER else FrozenEncoder.load(command.encoder)
+    encoder = None if command.encoder == NO_ENCODER else command.encoder
     return train_bc(command.data, encoder, command.out, command.bc)

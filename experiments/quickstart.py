@@ -1,0 +1,192 @@
+"""The whole line on one machine: demonstrations, RSP, frozen encoders, policies, success rates, report.
+
+    rsp-robot quickstart --out runs/quickstart
+
+Every step writes its result whole or not at all and is skipped when its result is there, so the same command after a
+kill goes on where it stopped and ends with the same numbers. The defaults were chosen by measurement; see
+docs/results.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from rsp_robot.backbones.vit import vit_config
+from rsp_robot.encoder import FrozenEncoder
+from rsp_robot.envs import describe
+from rsp_robot.envs.collect import CollectConfig, collect
+from rsp_robot.envs.rendering import find_backend
+from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate
+from rsp_robot.experiments.recording import record_videos
+from rsp_robot.experiments.report import write_report
+from rsp_robot.experiments.results import Arm, Results, print_table, save_results
+from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
+from rsp_robot.policies.policy import Policy
+from rsp_robot.pretrain.imagine import ImagineConfig, imagine
+from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.pretrain.train import PretrainConfig, pretrain
+from rsp_robot.run_folder import RunFolder, plain
+from rsp_robot.versions import versions
+
+ARMS = (
+    Arm("rsp", "RSP", "Encoder pretrained with RSP on the demonstrations, frozen, plus proprioception", "RSP"),
+    Arm("random", "random encoder", "The same architecture with random weights, frozen, plus proprioception",
+        "the random encoder"),
+    Arm("blind", "blind", "Proprioception alone", "the blind policy"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Did pretraining on these demonstrations help the policy, and how sure are we?"""
+
+    out: Path = Path("runs/quickstart")
+    """The folder for everything; the same command again continues what is there."""
+    task: str = "metaworld/push-v3"
+    """The task to demonstrate and to solve."""
+    camera: str = "closer"
+    """The camera that demonstrations and policies see through."""
+    image_size: int = 64
+    """Side of the pictures in pixels."""
+    demonstrations: int = 100
+    """Successful episodes of the scripted expert to record."""
+    horizon: int = 150
+    """Steps after which an episode ends."""
+    episodes: int = 50
+    """Held-out episodes per policy."""
+    evaluation_seed: int = 100_000
+    """Seed of the first held-out episode; demonstrations use the seeds from 0."""
+    arch: str = "vit-nano"
+    """Architecture of the encoders."""
+    patch_size: int = 8
+    """Side of a patch in pixels."""
+    pooling: str = "cls"
+    """Pooling of the encoders: cls, mean, cls+mean or grid<k>."""
+    rsp: RSPConfig = field(
+        default_factory=lambda: RSPConfig(decoder_width=128, decoder_depth=2, decoder_heads=4, min_gap=4, max_gap=16)
+    )
+    """The objective, with a decoder to match a small encoder."""
+    steps: int = 1000
+    """Pretraining steps."""
+    batch_size: int = 32
+    """Frame pairs per pretraining step."""
+    base_lr: float = 3.2e-3
+    """Pretraining learning rate for a batch of 256; the rate used is base_lr x batch_size / 256."""
+    min_crop: float = 0.7
+    """Smallest random crop in pretraining as a share of the picture."""
+    bc: BCConfig = field(default_factory=BCConfig)
+    """Behaviour cloning, the same for every policy."""
+    seed: int = 0
+    """Decides demonstrations, initial weights and training."""
+    workers: int = 0
+    """Simulation processes; 0 means one per core. The numbers do not depend on it."""
+    device: str = "auto"
+    """Where to pretrain: auto, cpu, cuda or cuda:<index>."""
+
+
+def quickstart(config: QuickstartConfig) -> Path:
+    """Run every step that is not done yet, print the table and return the path of ``report.html``.
+
+    Raises:
+        UserError: unknown task, no working OpenGL, or a folder that holds something else.
+    """
+    describe(config.task)
+    find_backend()
+    identity = {key: value for key, value in plain(config).items() if key not in ("out", "workers", "device")}
+    RunFolder.open(config.out, identity, resume=(config.out / "config.yaml").exists())
+    say = Console(stderr=True, highlight=False).print
+    say(f"[bold]1/5[/] demonstrations of {config.task}")
+    data = _collect(config)
+    say(f"[bold]2/5[/] pretraining RSP ({config.arch}, {config.image_size} px, {config.steps} steps)")
+    encoders = _encoders(config, data)
+    say("[bold]3/5[/] behaviour cloning")
+    policies = {arm.name: _clone(config, data, arm.name, encoders.get(arm.name)) for arm in ARMS}
+    say(f"[bold]4/5[/] evaluation, {config.episodes} episodes for each of {len(ARMS)} policies")
+    evaluation = EvaluateConfig(
+        task=config.task,
+        out=config.out / "evaluation.jsonl",
+        episodes=config.episodes,
+        seed=config.evaluation_seed,
+        horizon=config.horizon,
+        image_size=config.image_size,
+        workers=config.workers,
+    )
+    rows = evaluate(policies, evaluation)
+    say("[bold]5/5[/] films and report")
+    record_videos(policies, evaluation, rows, config.out / "media", camera=config.camera)
+    results = _results(config, evaluation, rows)
+    save_results(config.out / "results.json", results)
+    report = write_report(config.out)
+    print_table(results)
+    return report
+
+
+def _collect(config: QuickstartConfig) -> Path:
+    return collect(
+        CollectConfig(
+            task=config.task,
+            out=config.out / "demonstrations.hdf5",
+            demonstrations=config.demonstrations,
+            cameras=(config.camera,),
+            image_size=config.image_size,
+            horizon=config.horizon,
+            seed=config.seed,
+            workers=config.workers or os.cpu_count() or 1,
+        )
+    )
+
+
+def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
+    run = pretrain(
+        PretrainConfig(
+            data=data,
+            out=config.out / "pretrain",
+            camera=config.camera,
+            arch=config.arch,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            rsp=config.rsp,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            base_lr=config.base_lr,
+            min_crop=config.min_crop,
+            flip=False,  # a mirrored robot is another robot
+            pooling=config.pooling,
+            seed=config.seed,
+            device=config.device,
+            checkpoint_every=50,
+            log_every=max(1, config.steps // 50),
+            resume=(config.out / "pretrain" / "config.yaml").exists(),
+        )
+    )
+    if not (run / "media" / "imagined.json").exists():
+        imagine(ImagineConfig(run=run, seed=config.seed, device=config.device))
+    random = config.out / "encoders" / "random"
+    if not (random / "config.json").exists():
+        vit = vit_config(config.arch, config.image_size, config.patch_size)
+        FrozenEncoder.random(vit, config.seed, config.pooling).save(random)
+    return {"rsp": run / "encoder", "random": random}
+
+
+def _clone(config: QuickstartConfig, data: Path, arm: str, encoder: Path | None) -> Policy:
+    folder = train_bc(data, encoder and str(encoder), config.out / f"bc-{arm}", config.bc)
+    return load_policy(folder)
+
+
+def _results(config: QuickstartConfig, evaluation: EvaluateConfig, rows: list[Row]) -> Results:
+    last = evaluation.seed + evaluation.episodes - 1
+    return Results(
+        title="Did pretraining help the policy?",
+        task=config.task,
+        arms=ARMS,
+        rows=tuple(rows),
+        config={"quickstart": plain(config), "evaluation": describe_config(evaluation)},
+        versions=versions(),
+        seeds={"demonstrations from": config.seed, "training": config.seed, "evaluation": f"{evaluation.seed}-{last}"},
+        command="rsp-robot " + " ".join(sys.argv[1:] if sys.argv[1:2] == ["quickstart"] else ["quickstart"]),
+    )
