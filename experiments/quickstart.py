@@ -51,7 +51,7 @@ class QuickstartConfig:
     """The task to demonstrate and to solve."""
     camera: str = "closer"
     """The camera that demonstrations and policies see through."""
-    image_size: int = 64
+    image_size: int = 96
     """Side of the pictures in pixels."""
     demonstrations: int = 100
     """Successful episodes of the scripted expert to record."""
@@ -63,7 +63,9 @@ class QuickstartConfig:
     """Seed of the first held-out episode; demonstrations use the seeds from 0."""
     arch: str = "vit-nano"
     """Architecture of the encoders."""
-    patch_size: int = 8
+    encoder_size: int = 64
+    """Side of the encoders' input in pixels."""
+    patch_size: int = 16
     """Side of a patch in pixels."""
     pooling: str = "cls"
     """Pooling of the encoders: cls, mean, cls+mean or grid<k>."""
@@ -71,7 +73,7 @@ class QuickstartConfig:
         default_factory=lambda: RSPConfig(decoder_width=128, decoder_depth=2, decoder_heads=4, min_gap=4, max_gap=16)
     )
     """The objective, with a decoder to match a small encoder."""
-    steps: int = 1000
+    steps: int = 2000
     """Pretraining steps."""
     batch_size: int = 32
     """Frame pairs per pretraining step."""
@@ -102,7 +104,7 @@ def quickstart(config: QuickstartConfig) -> Path:
     say = Console(stderr=True, highlight=False).print
     say(f"[bold]1/5[/] demonstrations of {config.task}")
     data = _collect(config)
-    say(f"[bold]2/5[/] pretraining RSP ({config.arch}, {config.image_size} px, {config.steps} steps)")
+    say(f"[bold]2/5[/] pretraining RSP ({config.arch}, {config.encoder_size} px, {config.steps} steps)")
     encoders = _encoders(config, data)
     say("[bold]3/5[/] behaviour cloning")
     policies = {arm.name: _clone(config, data, arm.name, encoders.get(arm.name)) for arm in ARMS}
@@ -148,7 +150,7 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
             out=config.out / "pretrain",
             camera=config.camera,
             arch=config.arch,
-            image_size=config.image_size,
+            image_size=config.encoder_size,
             patch_size=config.patch_size,
             rsp=config.rsp,
             steps=config.steps,
@@ -159,7 +161,7 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
             pooling=config.pooling,
             seed=config.seed,
             device=config.device,
-            checkpoint_every=50,
+            checkpoint_every=100,
             log_every=max(1, config.steps // 50),
             resume=(config.out / "pretrain" / "config.yaml").exists(),
         )
@@ -168,7 +170,7 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
         imagine(ImagineConfig(run=run, seed=config.seed, device=config.device))
     random = config.out / "encoders" / "random"
     if not (random / "config.json").exists():
-        vit = vit_config(config.arch, config.image_size, config.patch_size)
+        vit = vit_config(config.arch, config.encoder_size, config.patch_size)
         FrozenEncoder.random(vit, config.seed, config.pooling).save(random)
     return {"rsp": run / "encoder", "random": random}
 
