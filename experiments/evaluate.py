@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FIRST_HELD_OUT_SEED = 100_000
+DEFAULT_IMAGE_SIZE, DEFAULT_QUALITY = 64, "lean"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class EvaluateConfig:
     """Seed of the first episode; episode e starts from seed + e for every policy. Demonstrations use small seeds."""
     horizon: int | None = None
     """Steps after which an episode ends; by default the task's own horizon."""
-    image_size: int = 64
-    """Side of the pictures in pixels, as in the demonstrations."""
-    quality: str = "lean"
-    """Rendering quality, as in the demonstrations: lean or full."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; by default what the policies were trained on."""
+    quality: str | None = None
+    """Rendering quality, lean or full; by default what the policies were trained on."""
     stop_on_success: bool = True
     """End an episode at its first success. Off: play to the horizon, and know whether success still holds at the
     end."""
@@ -57,7 +58,22 @@ class EvaluateConfig:
 
     def setup(self) -> Setup:
         """Return what the simulation processes need to know."""
-        return Setup(self.task, self.image_size, self.quality, self.horizon, self.stop_on_success)
+        size, quality = self.image_size or DEFAULT_IMAGE_SIZE, self.quality or DEFAULT_QUALITY
+        return Setup(self.task, size, quality, self.horizon, self.stop_on_success)
+
+
+def settle(policies: Mapping[str, Policy], config: EvaluateConfig) -> EvaluateConfig:
+    """Fill in what the configuration leaves to the policies: size and quality of the pictures.
+
+    The first policy that sees decides; :func:`evaluate` then refuses any that was trained on something else.
+    """
+    seeing = [policy for policy in policies.values() if policy.cameras]
+    trained = seeing[0] if seeing else None
+    return replace(
+        config,
+        image_size=config.image_size or getattr(trained, "image_size", None) or DEFAULT_IMAGE_SIZE,
+        quality=config.quality or getattr(trained, "quality", None) or DEFAULT_QUALITY,
+    )
 
 
 def _plan(policies: Mapping[str, Policy], config: EvaluateConfig) -> dict[str, Any]:
@@ -206,6 +222,7 @@ def evaluate(policies: Mapping[str, Policy], config: EvaluateConfig) -> list[Row
         UserError: unknown task or camera, pictures other than those a policy was trained on, rows of another evaluation
             in ``config.out``, no working OpenGL.
     """
+    config = settle(policies, config)
     _check_request(policies, config)
     _agree_on_plan(policies, config)
     done = read_rows(config.out)

@@ -9,7 +9,6 @@ docs/results.md.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,21 @@ from pathlib import Path
 from rich.console import Console
 
 from rsp_robot.backbones.vit import vit_config
+from rsp_robot.devices import pick_device
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.envs import describe
 from rsp_robot.envs.collect import CollectConfig, collect
+from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
-from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate
+from rsp_robot.errors import UserError
+from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate, settle
 from rsp_robot.experiments.recording import record_videos
 from rsp_robot.experiments.report import write_report
 from rsp_robot.experiments.results import Arm, Results, print_table, save_results
+from rsp_robot.experiments.workers import available_cores
 from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
 from rsp_robot.policies.policy import Policy
+from rsp_robot.pooling import pooled_width
 from rsp_robot.pretrain.imagine import ImagineConfig, imagine
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 from rsp_robot.pretrain.train import PretrainConfig, pretrain
@@ -95,12 +99,12 @@ def quickstart(config: QuickstartConfig) -> Path:
     """Run every step that is not done yet, print the table and return the path of ``report.html``.
 
     Raises:
-        UserError: unknown task, no working OpenGL, or a folder that holds something else.
+        UserError: a setting is wrong, there is no working OpenGL, or the folder holds something else.
     """
-    describe(config.task)
+    _check(config)
     find_backend()
     identity = {key: value for key, value in plain(config).items() if key not in ("out", "workers", "device")}
-    RunFolder.open(config.out, identity, resume=(config.out / "config.yaml").exists())
+    RunFolder.open(config.out, identity, resume=True)
     say = Console(stderr=True, highlight=False).print
     say(f"[bold]1/5[/] demonstrations of {config.task}")
     data = _collect(config)
@@ -109,14 +113,16 @@ def quickstart(config: QuickstartConfig) -> Path:
     say("[bold]3/5[/] behaviour cloning")
     policies = {arm.name: _clone(config, data, arm.name, encoders.get(arm.name)) for arm in ARMS}
     say(f"[bold]4/5[/] evaluation, {config.episodes} episodes for each of {len(ARMS)} policies")
-    evaluation = EvaluateConfig(
-        task=config.task,
-        out=config.out / "evaluation.jsonl",
-        episodes=config.episodes,
-        seed=config.evaluation_seed,
-        horizon=config.horizon,
-        image_size=config.image_size,
-        workers=config.workers,
+    evaluation = settle(
+        policies,
+        EvaluateConfig(
+            task=config.task,
+            out=config.out / "evaluation.jsonl",
+            episodes=config.episodes,
+            seed=config.evaluation_seed,
+            horizon=config.horizon,
+            workers=config.workers,
+        ),
     )
     rows = evaluate(policies, evaluation)
     say("[bold]5/5[/] films and report")
@@ -126,6 +132,23 @@ def quickstart(config: QuickstartConfig) -> Path:
     report = write_report(config.out)
     print_table(results)
     return report
+
+
+def _check(config: QuickstartConfig) -> None:
+    """Refuse what would fail only after minutes, before there is a folder that holds the mistake."""
+    least = {"image_size": 16, "workers": 0, "seed": 0}
+    for name in ("demonstrations", "horizon", "episodes", "steps", "batch_size", *least):
+        if getattr(config, name) < least.get(name, 1):
+            raise UserError(f"{name}={getattr(config, name)} is out of range; choose at least {least.get(name, 1)}")
+    check_cameras(describe(config.task), config.camera)
+    pooled_width(config.pooling, vit_config(config.arch, config.encoder_size, config.patch_size).width)
+    pick_device(config.device)
+    most_tried = config.seed + 10 * config.demonstrations
+    if config.seed - config.episodes < config.evaluation_seed < most_tried:
+        raise UserError(
+            f"held-out episodes from seed {config.evaluation_seed} could be among the demonstrations; "
+            f"choose an evaluation seed of {most_tried} or more"
+        )
 
 
 def _collect(config: QuickstartConfig) -> Path:
@@ -138,7 +161,7 @@ def _collect(config: QuickstartConfig) -> Path:
             image_size=config.image_size,
             horizon=config.horizon,
             seed=config.seed,
-            workers=config.workers or os.cpu_count() or 1,
+            workers=config.workers or available_cores(),
         )
     )
 
@@ -163,7 +186,7 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
             device=config.device,
             checkpoint_every=100,
             log_every=max(1, config.steps // 50),
-            resume=(config.out / "pretrain" / "config.yaml").exists(),
+            resume=True,
         )
     )
     if not (run / "media" / "imagined.json").exists():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsp_robot.envs.rendering import find_backend
-from rsp_robot.experiments.evaluate import EvaluateConfig, Row, worker_count
+from rsp_robot.experiments.evaluate import EvaluateConfig, Row, settle, worker_count
 from rsp_robot.experiments.simulation_worker import Episode, Film
 from rsp_robot.experiments.workers import play_episodes
 from rsp_robot.files import atomic_path, read_json, write_json
@@ -100,6 +100,7 @@ def record_videos(
     Returns:
         ``{(policy, "success" or "failure"): file}``.
     """
+    config = settle(policies, config)
     films: dict[tuple[str, str], Path] = {}
     wanted: dict[Episode, tuple[str, Row]] = {}
     for name, policy in policies.items():

@@ -44,13 +44,17 @@ class ImagineConfig:
     rows: int = 4
     """Pairs of frames to draw."""
     gap: int | None = None
-    """Frames between current and future; by default the largest of the run."""
+    """Frames between current and future; by default the largest of the run that a video is long enough for."""
     samples: int = 4
     """Futures to draw from the prior."""
     seed: int = 0
     """Decides the frames and the samples."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.samples < 0 or (self.gap is not None and self.gap < 1):
+            raise UserError("rows and gap must be at least 1, samples at least 0; correct the settings")
 
 
 def imagine(config: ImagineConfig) -> Path:
@@ -63,8 +67,9 @@ def imagine(config: ImagineConfig) -> Path:
     device = pick_device(config.device)
     model = load_objective(config.run, trained, device)
     source = open_videos(config.data or trained.data, config.camera or trained.camera)
-    gap = config.gap or trained.rsp.max_gap
-    current, future = choose_pairs(FramePairs(source, gap, gap), config.rows, gap, config.seed)
+    pairs = FramePairs(source, 1, 1)
+    gap = config.gap or min(trained.rsp.max_gap, max(pairs.lengths) - 1)
+    current, future = choose_pairs(pairs, config.rows, gap, config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     size = trained.image_size
     columns, errors = imagine_futures(model, current, future, config.samples, generator)
@@ -92,9 +97,16 @@ def read_config(run: Path) -> PretrainConfig:
 
 
 def choose_pairs(pairs: FramePairs, rows: int, gap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pick ``rows`` pairs from different videos where possible: two uint8 ``(rows, H, W, 3)``."""
+    """Pick ``rows`` pairs from different videos where possible: two uint8 ``(rows, H, W, 3)``.
+
+    Raises:
+        UserError: no video is long enough for the gap.
+    """
     rng = np.random.default_rng(seed)
-    videos = rng.permutation(len(pairs.lengths))[np.arange(rows) % len(pairs.lengths)]
+    long_enough = [video for video, length in enumerate(pairs.lengths) if length > gap]
+    if not long_enough:
+        raise UserError(f"no video is longer than the gap of {gap} frames; the longest has {max(pairs.lengths)}")
+    videos = rng.permutation(long_enough)[np.arange(rows) % len(long_enough)]
     starts = [int(rng.integers(0, pairs.lengths[video] - gap)) for video in videos]
     chosen = np.stack([pairs.read(int(v), (t, t + gap)) for v, t in zip(videos, starts, strict=True)])
     return chosen[:, 0], chosen[:, 1]
@@ -114,7 +126,8 @@ def imagine_futures(
         generator: where the noise and the latents come from.
 
     Returns:
-        The columns of the picture, each ``(B, 3, S, S)`` in [0, 1], and the mean squared errors of what they show.
+        The columns of the picture, each ``(B, 3, S, S)`` in [0, 1], and the mean squared errors of what they show
+        (that of the prior is the mean over its samples, where there are any).
     """
     device = model.mask_token.device
     preprocess = Preprocessing(model.vit.image_size)
@@ -129,8 +142,8 @@ def imagine_futures(
     errors = [float((predicted - target).square().mean()) for predicted in futures]
     shown = [preprocess.denormalise(to_images(model, predicted, later)) for predicted in futures]
     columns = [preprocess.denormalise(now), preprocess.denormalise(later), *shown]
-    prior_error = float(np.mean(errors[1:])) if samples else float("nan")
-    return columns, {"mse_posterior": errors[0], "mse_prior": prior_error}
+    prior_error = {"mse_prior": float(np.mean(errors[1:]))} if samples else {}
+    return columns, {"mse_posterior": errors[0], **prior_error}
 
 
 def to_images(model: RSP, predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+MOST_PATCHES = 4096
 
 
 def rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
@@ -15,19 +19,20 @@ def rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
         eps: added to the normalised singular values.
 
     Returns:
-        A number between 1 (all features on a line) and ``min(N, D)``.
+        A number between 1 (all features on a line) and ``min(N, D)``; NaN where a feature is not finite.
     """
     centred = features.float() - features.float().mean(dim=0)
+    if not centred.isfinite().all():
+        return math.nan
     singular = torch.linalg.svdvals(centred)
     shares = singular / singular.sum().clamp(min=eps) + eps
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def token_ranks(tokens: torch.Tensor) -> dict[str, float]:
-    """Effective rank of the class token and of the patch tokens of ``(B, 1 + N, D)``."""
-    return {
-        "rank_cls": rank_me(tokens[:, 0]),
-        "rank_patches": rank_me(
-            tokens[:, 1:].flatten(0, 1)[:: max(1, tokens[:, 1:].numel() // tokens.shape[-1] // 4096)]
-        ),
-    }
+    """Effective rank of the class token and of some patch tokens of ``(B, 1 + N, D)``."""
+    patches = tokens[:, 1:].flatten(0, 1)
+    if len(patches) > MOST_PATCHES:
+        chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:MOST_PATCHES]
+        patches = patches[chosen.to(patches.device)]
+    return {"rank_cls": rank_me(tokens[:, 0]), "rank_patches": rank_me(patches)}

@@ -77,8 +77,9 @@ class PretrainConfig:
 
 def build_objective(config: PretrainConfig) -> RSP:
     """Make the model with weights drawn from the seed."""
-    torch.manual_seed(config.seed)
-    return RSP(vit_config(config.arch, config.image_size, config.patch_size), config.rsp)
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator: leave it as it was
+        torch.manual_seed(config.seed)
+        return RSP(vit_config(config.arch, config.image_size, config.patch_size), config.rsp)
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -88,11 +89,12 @@ def pretrain(config: PretrainConfig) -> Path:
         UserError: the data, the settings or the run folder do not allow it; see the message.
     """
     device = pick_device(config.device)
-    run = RunFolder.open(config.out, _identity(config), resume=config.resume)
-    if (run.path / "encoder" / "config.json").exists():
-        return run.path
+    if config.resume and (config.out / "encoder" / "config.json").exists():
+        return RunFolder.open(config.out, _identity(config), resume=True).path
+    # Data and settings are looked at before the folder is made: a mistake leaves nothing behind.
     pairs = FramePairs(open_videos(config.data, config.camera), config.rsp.min_gap, config.rsp.max_gap)
     model = build_objective(config).to(device)
+    run = RunFolder.open(config.out, _identity(config), resume=config.resume)
     _train(config, model, pairs, run, device)
     encoder = model.encoder(config.pooling)
     encoder.provenance |= {"data": str(config.data), "steps": config.steps, "seed": config.seed}
@@ -114,7 +116,9 @@ def load_objective(run: Path, config: PretrainConfig, device: torch.device) -> R
 
 
 def _identity(config: PretrainConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(config).items() if key not in ("out", "resume", "device")}
+    """Return what makes two runs the same run, wherever they are started from."""
+    kept = {key: value for key, value in plain(config).items() if key not in ("out", "resume", "device")}
+    return kept | {"data": str(config.data.resolve())}
 
 
 def _train(config: PretrainConfig, model: RSP, pairs: FramePairs, run: RunFolder, device: torch.device) -> None:
@@ -135,9 +139,13 @@ def _train(config: PretrainConfig, model: RSP, pairs: FramePairs, run: RunFolder
             losses = _step(config, model, optimizer, pairs, step, device, log_prior=logged)
             if logged:
                 numbers = {name: float(value) for name, value in losses.items()}
-                if not np.isfinite(numbers["loss"]):
-                    raise UserError(f"the loss is {numbers['loss']} at step {step + 1}; lower --base-lr")
-                run.log(step + 1, **numbers, **_ranks(model, config, monitored, device), lr=rate)
+                # The ranks look at the weights after the step: they may be lost where the loss before it was not.
+                numbers |= _ranks(model, config, monitored, device)
+                if not np.isfinite(list(numbers.values())).all():
+                    raise UserError(
+                        f"training diverged at step {step + 1} (loss {numbers['loss']:.3g}); lower --base-lr"
+                    )
+                run.log(step + 1, **numbers, lr=rate)
                 bar.update(1, loss=numbers["loss"], kl=numbers["kl"])
             else:
                 bar.update(1)

@@ -55,11 +55,16 @@ class FrozenEncoder(nn.Module):
             provenance: where the weights come from, for the record.
 
         Raises:
-            UserError: the pooling is unknown.
+            UserError: the pooling is unknown, or the preprocessing makes pictures of another size than the backbone's.
         """
         super().__init__()
         self.backbone = backbone
         self.preprocessing = preprocessing or Preprocessing(backbone.config.image_size)
+        if self.preprocessing.image_size != backbone.config.image_size:
+            raise UserError(
+                f"the preprocessing makes pictures of {self.preprocessing.image_size} px but the backbone takes "
+                f"{backbone.config.image_size} px; give both one image size"
+            )
         self.pooling = pooling
         self.provenance = dict(provenance or {})
         self.dim = pooled_width(pooling, backbone.config.width)
@@ -103,14 +108,22 @@ class FrozenEncoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the weights, the preprocessing or the pooling."""
-        text = json.dumps([self.weights_checksum(), asdict(self.preprocessing), self.pooling])
+        """Sixteen hex digits that change with the architecture, the weights, the preprocessing or the pooling."""
+        parts = [asdict(self.backbone.config), self.weights_checksum(), asdict(self.preprocessing), self.pooling]
+        text = json.dumps(parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     # -- on disk -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the encoder's folder, atomically."""
+        """Write the encoder's folder, atomically; an encoder that is there already is replaced.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        target = Path(folder)
+        if target.exists() and not (target / "config.json").exists() and (target.is_file() or any(target.iterdir())):
+            raise UserError(f"{target} holds something that is not an encoder; give a new folder")
         config = {
             "format": FORMAT,
             "architecture": {"kind": "vit", **asdict(self.backbone.config)},
@@ -184,11 +197,11 @@ def _load_folder(cls: type[FrozenEncoder], folder: Path) -> FrozenEncoder:
         preprocessing = Preprocessing(int(stored["image_size"]), tuple(stored["mean"]), tuple(stored["std"]))
         backbone.load_state_dict(load_file(folder / "model.safetensors"))
         encoder = cls(backbone, preprocessing, config["pooling"], config.get("provenance"))
-        golden = torch.tensor(config["golden"])
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        golden = torch.tensor(config["golden"]).reshape(encoder.dim)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the encoder in {folder} is damaged ({str(error).splitlines()[0]}); export it again") from None
     drift = float((encoder._golden() - golden).norm() / golden.norm().clamp(min=1e-6))
-    if drift > GOLDEN_TOLERANCE:
+    if not drift <= GOLDEN_TOLERANCE:  # not `>`: weights that are NaN make the drift NaN
         raise UserError(
             f"the encoder in {folder} does not reproduce its golden embedding (off by {drift:.1%}); export it again"
         )

@@ -16,7 +16,7 @@ class UserError(Exception):
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UserError:
     """Build the error for a name that is not registered, with the nearest ones that are.
 
-    >>> str(unknown_name("task", "metaworld/pusk-v3", ["metaworld/push-v3", "metaworld/reach-v3"]))
+    >>> str(unknown_name("task", "metaworld/pusk-v3", ["metaworld/push-v3", "robosuite/Lift"]))
     "unknown task 'metaworld/pusk-v3'; did you mean metaworld/push-v3?"
     >>> str(unknown_name("arch", "zzz", ["vit-tiny", "vit-small"]))
     "unknown arch 'zzz'; choose one of: vit-small, vit-tiny"

@@ -26,17 +26,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.is_dir():
-            if final.exists():
-                shutil.rmtree(final)
+            _replace_folder(temporary, final)
         else:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(temporary, final)
+            os.replace(temporary, final)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _replace_folder(new: Path, final: Path) -> None:
+    """Rename ``new`` to ``final``; a full folder cannot be renamed over, so the old one steps aside and goes last."""
+    aside = new.with_suffix(".old.tmp")
+    if final.is_dir():
+        os.replace(final, aside)
+    os.replace(new, final)
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -87,7 +96,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not file_path.exists():
         return []
     rows = []
-    for line in file_path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): a string within a row may hold U+2028 or U+0085, which are line breaks to it.
+    for line in file_path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -47,12 +47,19 @@ class RunFolder:
             raise UserError(f"{folder} is a file; give a folder")
         stored = folder / "config.yaml"
         if stored.exists() and resume:
-            found = yaml.safe_load(stored.read_text(encoding="utf-8"))
+            try:
+                found = yaml.safe_load(stored.read_text(encoding="utf-8"))
+            except yaml.YAMLError:
+                found = None
+            if not isinstance(found, dict):
+                raise UserError(f"{stored} cannot be read; give a new folder")
             if found != wanted:
                 keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
                 raise UserError(
                     f"{folder} holds a run with other settings ({', '.join(keys)}); give a new folder or those settings"
                 )
+            if not (folder / "versions.json").exists():  # killed between the two files
+                write_json(folder / "versions.json", versions())
             return cls(folder)
         if folder.exists() and any(not child.name.endswith(".tmp") for child in folder.iterdir()):
             if resume:

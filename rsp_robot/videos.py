@@ -76,7 +76,9 @@ class VideoFiles:
         """
         root = Path(folder)
         found = (
-            [root] if root.is_file() else [path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
+            [root]
+            if root.is_file()
+            else [path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
         )
         if not found:
             raise UserError(f"no video files below {folder}; it needs one of {', '.join(VIDEO_SUFFIXES)}")
@@ -95,21 +97,33 @@ class VideoFiles:
         return self._decode(video)[1]
 
     def read(self, video: int, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return uint8 ``(K, H, W, 3)``."""
-        return self._decode(video)[0][np.asarray(frames)]
+        """Return uint8 ``(K, H, W, 3)``.
+
+        Raises:
+            IndexError: a frame number is not in ``[0, T)``.
+        """
+        decoded = self._decode(video)[0]
+        wanted = np.asarray(frames, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(decoded)):
+            raise IndexError(f"frames {wanted.min()} to {wanted.max()} of a video of {len(decoded)}")
+        return decoded[wanted]
 
     def _decode(self, video: int) -> tuple[np.ndarray, float]:
         if video not in self._decoded:
             import av
-            import imageio.v3 as iio
 
             path = self.paths[video]
             try:
-                frames = iio.imread(path, plugin="pyav", format="rgb24")
-                fps = float(iio.immeta(path, plugin="pyav").get("fps", 0.0))
-            except (OSError, av.FFmpegError, IndexError, StopIteration) as error:
+                with av.open(str(path)) as container:
+                    if not container.streams.video:
+                        raise ValueError("no picture in it")
+                    stream = container.streams.video[0]
+                    stream.thread_type = "AUTO"
+                    fps = float(stream.average_rate or 0)
+                    frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+            except (OSError, av.FFmpegError, ValueError) as error:  # ValueError: no frames, or of different sizes
                 raise UserError(f"cannot decode {path} ({error}); remove it or convert it to mp4") from None
-            self._decoded[video] = np.asarray(frames, dtype=np.uint8), fps
+            self._decoded[video] = frames, fps
         return self._decoded[video]
 
 

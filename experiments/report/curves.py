@@ -19,7 +19,7 @@ MOST_POINTS = 240
 
 PRETRAINING_PANELS = (
     ("Loss", (("loss", ""),)),
-    ("Prediction of the future", (("loss_future", ""),)),
+    ("Prediction of the future", (("loss_future", "posterior"), ("loss_future_prior", "prior"))),
     ("Masked autoencoding", (("loss_mae", ""),)),
     ("KL of posterior and prior", (("kl", ""),)),
     ("Rank of the features", (("rank_cls", "[CLS]"), ("rank_patches", "patches"))),

@@ -59,8 +59,10 @@ class RSPConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.min_gap <= self.max_gap:
             raise UserError(f"gap range {self.min_gap}..{self.max_gap} is empty; need 1 <= min_gap <= max_gap")
-        if not 0 <= self.mask_ratio < 1:
-            raise UserError(f"mask ratio {self.mask_ratio} must lie in [0, 1); the published value is 0.75")
+        if not 0 < self.mask_ratio < 1:
+            raise UserError(
+                f"mask ratio {self.mask_ratio} must lie in (0, 1); 0.75 is published, mae_weight 0 turns it off"
+            )
 
 
 class Draws(NamedTuple):

@@ -36,6 +36,9 @@ class ViTConfig:
     """Hidden width of the MLP over ``width``."""
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} of a Vision Transformer must be at least 1, not {getattr(self, name)}")
         if self.image_size % self.patch_size:
             raise UserError(f"image size {self.image_size} is no multiple of patch size {self.patch_size}; change one")
         if self.width % self.heads or self.width % 4:

@@ -1,0 +1,93 @@
+"""What more than one folder of tests uses: the option ``--reference-dir`` and a reader for the references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from rsp_robot.pretrain.objectives.rsp import RSP, Draws
+
+REFERENCES = Path(__file__).parent / "reference"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reference-dir",
+        type=Path,
+        default=REFERENCES,
+        help="folder of numerical references (<method>-*.npz); by default those of the repository",
+    )
+
+
+class RSPReference(NamedTuple):
+    """A model with published weights in float64, what goes in, and what has to come out."""
+
+    model: RSP
+    current: torch.Tensor
+    future: torch.Tensor
+    draws: Draws
+    outputs: dict[str, np.ndarray]
+    gradient_norms: dict[str, float]
+
+
+@pytest.fixture
+def load_rsp_reference() -> Callable[[Path], RSPReference]:
+    return read_rsp_reference
+
+
+def read_rsp_reference(path: Path) -> RSPReference:
+    """Build the model that a file describes; the encoder's parameters live below ``backbone.`` here."""
+    import torch
+
+    from rsp_robot.backbones.vit import ViTConfig
+    from rsp_robot.pretrain.objectives.rsp import RSP, Draws, RSPConfig
+
+    with np.load(path, allow_pickle=False) as file:
+        config = {key.removeprefix("config/"): file[key].item() for key in file.files if key.startswith("config/")}
+        groups: dict[str, dict[str, np.ndarray]] = {"state": {}, "in": {}, "out": {}, "gradnorm": {}}
+        for key in file.files:
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = file[key]
+    vit = ViTConfig(
+        image_size=config["img_size"],
+        patch_size=config["patch_size"],
+        width=config["embed_dim"],
+        depth=config["depth"],
+        heads=config["num_heads"],
+        mlp_ratio=config["mlp_ratio"],
+    )
+    rsp = RSPConfig(
+        decoder_width=config["decoder_embed_dim"],
+        decoder_depth=config["decoder_depth"],
+        decoder_heads=config["decoder_num_heads"],
+        groups=config["stoch"],
+        classes=config["discrete"],
+        noise_std=config["noise_scale"],
+        mask_ratio=config["mask_ratio"],
+        kl_scale=config["kl_scale"],
+        kl_balance=config["kl_balance"],
+        free_bits=config["kl_freebit"],
+        normalise_targets=config["norm_pix_loss"],
+    )
+    model = RSP(vit, rsp).double()
+    of_backbone = {name for name, _ in model.backbone.named_parameters()}
+    ours = {name: f"backbone.{name}" if name in of_backbone else name for name in groups["state"]}
+    model.load_state_dict({ours[name]: torch.tensor(value).double() for name, value in groups["state"].items()})
+
+    inputs = {name: torch.tensor(value).double() for name, value in groups["in"].items()}
+    noise = (inputs["tgt_noised"] - inputs["tgt"]) / config["noise_scale"]
+    return RSPReference(
+        model,
+        inputs["src"],
+        inputs["tgt"],
+        Draws(noise, inputs["mask_noise"], inputs["z_onehot"]),
+        groups["out"],
+        {ours.get(name, name): float(value) for name, value in groups["gradnorm"].items()},
+    )
