@@ -35,10 +35,7 @@ def pooled_width(pooling: str, width: int) -> int:
         return width
     if pooling == "cls+mean":
         return 2 * width
-    match = _GRID.match(pooling)
-    if match is None:
-        raise UserError(f"unknown pooling {pooling!r}; choose cls, mean, cls+mean or grid<k> such as grid2")
-    return width * int(match[1]) ** 2
+    return width * _grid_side(pooling) ** 2
 
 
 def pool(tokens: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -50,9 +47,15 @@ def pool(tokens: torch.Tensor, pooling: str) -> torch.Tensor:
         return patches.mean(dim=1)
     if pooling == "cls+mean":
         return torch.cat([cls, patches.mean(dim=1)], dim=1)
+    cells = _grid_side(pooling)
+    side = round(patches.shape[1] ** 0.5)
+    raster = patches.transpose(1, 2).unflatten(-1, (side, side))
+    return F.adaptive_avg_pool2d(raster, cells).flatten(2).transpose(1, 2).flatten(1)
+
+
+def _grid_side(pooling: str) -> int:
+    """Return ``k`` of ``grid<k>``."""
     match = _GRID.match(pooling)
     if match is None:
         raise UserError(f"unknown pooling {pooling!r}; choose cls, mean, cls+mean or grid<k> such as grid2")
-    side = round(patches.shape[1] ** 0.5)
-    raster = patches.transpose(1, 2).unflatten(-1, (side, side))
-    return F.adaptive_avg_pool2d(raster, int(match[1])).flatten(2).transpose(1, 2).flatten(1)
+    return int(match[1])

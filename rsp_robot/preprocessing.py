@@ -39,15 +39,18 @@ class Preprocessing:
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, 3, H, W)`` in [0, 255] -> zero mean, unit variance by the stored statistics."""
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        mean, std = self._statistics(images.device)
         return (images / 255 - mean) / std
 
     def denormalise(self, images: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`normalise`: ``(B, 3, H, W)`` -> float in [0, 1]."""
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        mean, std = self._statistics(images.device)
         return (images * std + mean).clamp(0, 1)
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, each ``(3, 1, 1)``."""
+        mean = torch.tensor(self.mean, device=device)[:, None, None]
+        return mean, torch.tensor(self.std, device=device)[:, None, None]
 
 
 def as_frames(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
