@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import rsp_robot
-from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.errors import Preempted, UserError, unknown_name
 
 DESCRIPTION = "Pretrain a visual encoder on demonstration videos, freeze it, and measure what it is worth to a policy."
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Verb:
     """What follows ``rsp-robot`` in an example that works as written."""
     after_interrupt: str = "the same command again continues where it stopped"
     """What to tell a user who pressed Ctrl-C."""
+    defaults: str | None = None
+    """``module:attribute`` of a function of the options that returns the config they start from; by default the
+    dataclass's own defaults."""
 
 
 VERBS = {
@@ -51,11 +54,12 @@ VERBS = {
         "collect --task metaworld/push-v3 --demonstrations 100 --out data/push.hdf5",
     ),
     "pretrain": Verb(
-        "rsp_robot.pretrain.train:PretrainConfig",
-        "rsp_robot.pretrain.train:pretrain",
+        "rsp_robot.experiments.verbs.pretrain:PretrainCommand",
+        "rsp_robot.experiments.verbs.pretrain:run_pretraining",
         "Pretrain an encoder on videos and export it frozen",
-        "pretrain --data data/push.hdf5 --out runs/rsp-push",
+        "pretrain --preset rsp-small --data data/push.hdf5 --out runs/rsp-push",
         "the same command with --resume continues from the last checkpoint",
+        "rsp_robot.experiments.verbs.pretrain:default_command",
     ),
     "imagine": Verb(
         "rsp_robot.pretrain.imagine:ImagineConfig",
@@ -79,8 +83,15 @@ VERBS = {
     "report": Verb(
         "rsp_robot.experiments.verbs.report:ReportCommand",
         "rsp_robot.experiments.verbs.report:report",
-        "Write report.html, one file that opens anywhere, from a run folder",
+        "Write report.html from a quickstart folder, curves.png from pretraining runs",
         "report runs/quickstart",
+        "nothing was written; run the same command again",
+    ),
+    "export": Verb(
+        "rsp_robot.experiments.verbs.export:ExportCommand",
+        "rsp_robot.experiments.verbs.export:export",
+        "Write an encoder for timm, for code that reads published checkpoints, or as a folder of ours",
+        "export --encoder runs/rsp-push --out exported/rsp-push --format timm",
         "nothing was written; run the same command again",
     ),
     "doctor": Verb(
@@ -96,7 +107,8 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``rsp-robot`` with ``arguments`` (those of the process by default) and return its exit status.
 
-    0: done; 1: it ran and says no (``doctor``); 2: a mistake in the input, told in one line; 130: interrupted.
+    0: done; 1: it ran and says no (``doctor``); 2: a mistake in the input, told in one line; 130: interrupted;
+    143: ended from outside (SIGTERM), with everything saved.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -109,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb = VERBS.get(words[0]) if words else None
         _complain(f"interrupted; {verb.after_interrupt if verb else 'run the same command again'}")
         return INTERRUPTED
+    except Preempted as leaving:
+        _complain(str(leaving))
+        return TERMINATED
     except (UserError, OSError) as error:
         line = str(error) if isinstance(error, UserError) else explain_os_error(error)
         if debug or line is None:
@@ -128,17 +143,27 @@ def _run(words: Sequence[str]) -> int:
     if name not in VERBS:
         kind = "option before the verb" if name.startswith("-") else "verb"
         raise unknown_name(kind, name, ["--help", "--version"] if name.startswith("-") else VERBS)
-    from rsp_robot.experiments.usage import parse_options
-
-    verb = VERBS[name]
-    description = f"{verb.summary}.\n\nExample:\n  rsp-robot {verb.example}"
-    config = parse_options(resolve(verb.config), options, f"rsp-robot {name}", description)
-    made = resolve(verb.run)(config)
+    made = resolve(VERBS[name].run)(read_options(name, options))
     if isinstance(made, int):
         return made
     if isinstance(made, Path):
         print(made)
     return 0
+
+
+def read_options(name: str, options: Sequence[str]) -> Any:
+    """Return the config that the words after the verb ``name`` describe.
+
+    Raises:
+        UserError: they do not fit it.
+        SystemExit: ``--help`` was among them, and was printed.
+    """
+    from rsp_robot.experiments.usage import parse_options
+
+    verb = VERBS[name]
+    description = f"{verb.summary}.\n\nExample:\n  rsp-robot {verb.example}"
+    default = resolve(verb.defaults)(options) if verb.defaults else None
+    return parse_options(resolve(verb.config), options, f"rsp-robot {name}", description, default)
 
 
 def overview() -> str:

@@ -175,7 +175,7 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
             arch=config.arch,
             image_size=config.encoder_size,
             patch_size=config.patch_size,
-            rsp=config.rsp,
+            objective=config.rsp,
             steps=config.steps,
             batch_size=config.batch_size,
             base_lr=config.base_lr,

@@ -15,7 +15,9 @@ _FRAME = "╭╮╰╯│─- "  # tyro draws with "-" alone where stdout is not
 _HELP_INDENT = 8  # tyro puts an option at 5 or 6 columns and its help text 4 further
 
 
-def parse_options(config: Callable[..., Any], options: Sequence[str], prog: str, description: str) -> Any:
+def parse_options(
+    config: Callable[..., Any], options: Sequence[str], prog: str, description: str, default: Any = None
+) -> Any:
     """Return the config that ``options`` describe.
 
     Args:
@@ -23,6 +25,8 @@ def parse_options(config: Callable[..., Any], options: Sequence[str], prog: str,
         options: the words after the verb.
         prog: what the help text calls the command.
         description: what the help text begins with.
+        default: an instance that the options change; None leaves the dataclass's own defaults. Its types count: a field
+            declared as a base class takes the options of the subclass found in it.
 
     Raises:
         UserError: the options do not fit the dataclass.
@@ -33,7 +37,8 @@ def parse_options(config: Callable[..., Any], options: Sequence[str], prog: str,
     said = StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(config, args=list(options), prog=prog, description=description)
+            start = {} if default is None else {"default": default}
+            return tyro.cli(config, args=list(options), prog=prog, description=description, **start)
     except BrokenPipeError:  # who read the help has seen enough: rsp-robot bc --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

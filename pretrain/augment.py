@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from rsp_robot.preprocessing import Preprocessing
+from rsp_robot.pretrain.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """From stored frames to what an objective sees: crop, mirror, resize, normalise."""
+
+    image_size: int
+    """Side of the result in pixels."""
+    min_crop: float = 0.5
+    """Smallest area of the crop as a share of the picture; 1 turns cropping off."""
+    flip: bool = True
+    """Mirror half of the samples."""
+    same: bool = True
+    """Treat all frames of a sample alike."""
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> Augmentation:
+        """Return the augmentation that a run asks for."""
+        return cls(config.image_size, config.min_crop, config.flip, config.same_augmentation)
+
+    def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """uint8 ``(B, K, H, W, 3)`` -> normalised ``(B, K, 3, S, S)``; boxes and flips come from a CPU generator."""
+        batch, views = frames.shape[:2]
+        draws = batch if self.same else batch * views
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(draws, 1)
+        boxes = draw_boxes(draws, generator, scale=(self.min_crop, 1.0)) if self.min_crop < 1 else whole
+        flip = torch.rand(draws, generator=generator) < (0.5 if self.flip else 0.0)
+        if self.same:
+            boxes, flip = boxes.repeat_interleave(views, dim=0), flip.repeat_interleave(views)
+        images = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
+        cropped = crop_and_flip(images, boxes, flip, self.image_size)
+        return Preprocessing(self.image_size).normalise(cropped).unflatten(0, (batch, views))
 
 
 def draw_boxes(
@@ -40,8 +76,9 @@ def crop_and_flip(images: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor,
     Returns:
         ``(B, C, size, size)`` in [0, 255].
     """
-    left, top, width, height = boxes.to(images.device).unbind(1)
-    mirror = torch.where(flip.to(images.device), -1.0, 1.0)
+    # Copies that do not wait for the device: with waiting ones the host could not run ahead of it.
+    left, top, width, height = boxes.to(images.device, non_blocking=True).unbind(1)
+    mirror = torch.where(flip.to(images.device, non_blocking=True), -1.0, 1.0)
     zeros = torch.zeros_like(left)
     affine = torch.stack(
         [

@@ -1,32 +1,33 @@
-"""Draw what an RSP model imagines: the current frame, its true future, and futures decoded from posterior and prior."""
+"""Draw what an RSP model imagines for any picture or video: as a picture, and as a film in which time runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from rsp_robot.devices import pick_device
 from rsp_robot.errors import UserError
 from rsp_robot.files import atomic_path, write_json
+from rsp_robot.films import write_mp4
 from rsp_robot.preprocessing import Preprocessing
-from rsp_robot.pretrain.latents import sample_one_hot
-from rsp_robot.pretrain.masking import patchify, unpatchify
+from rsp_robot.pretrain.checkpoints import load_objective
+from rsp_robot.pretrain.config import read_config
+from rsp_robot.pretrain.drawing import draw_grid, heat, peak_of, to_bytes
+from rsp_robot.pretrain.futures import Chances, draw_chances, imagine_futures
+from rsp_robot.pretrain.moments import Moment, choose_moments, open_pictures
 from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
-from rsp_robot.pretrain.pairs import FramePairs
-from rsp_robot.pretrain.train import PretrainConfig, load_objective
-from rsp_robot.videos import open_videos
+from rsp_robot.progress import Progress
+from rsp_robot.videos import VideoFiles, VideoSource
 
-CAPTION = (
-    "Each row is one pair of frames {gap} frames apart: the current frame, its true future, the future decoded from "
-    "the posterior (which saw the noised future), and {samples} futures decoded from the prior (which did not). Every "
-    "patch is predicted up to its mean and contrast; the true ones are used to show it."
-)
+BATCH = 16
+"""Frames of a film that go through the model together."""
+FASTEST = 15.0
+"""Frames per second of a film at most: futures want to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -36,135 +37,163 @@ class ImagineConfig:
     run: Path
     """Run folder of `rsp-robot pretrain`."""
     out: Path | None = None
-    """The picture to write; by default ``media/imagined.png`` in the run folder."""
+    """The PNG to write, the film beside it as MP4; by default ``media/imagined.png`` in the run folder."""
     data: Path | None = None
-    """Videos to draw from; by default those of the run."""
+    """A picture, a video, a folder of videos or an HDF5 demonstration file; by default what the run learned from."""
     camera: str | None = None
     """Camera of a demonstration file; by default that of the run."""
     rows: int = 4
-    """Pairs of frames to draw."""
+    """Moments to draw, from different videos where possible."""
     gap: int | None = None
-    """Frames between current and future; by default the largest of the run that a video is long enough for."""
+    """Frames between current and future; by default the run's largest, less where videos are shorter than two gaps."""
     samples: int = 4
-    """Futures to draw from the prior."""
+    """Futures to draw from the prior; their spread is drawn from two upwards."""
+    film: bool = True
+    """Also make a film of the longest of the drawn videos; on a CPU seconds for a vit-nano, minutes at 224 px."""
+    film_frames: int = 150
+    """Longest film in frames; of a longer video it shows the beginning."""
     seed: int = 0
     """Decides the frames and the samples."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.samples < 0 or (self.gap is not None and self.gap < 1):
-            raise UserError("rows and gap must be at least 1, samples at least 0; correct the settings")
+        if self.rows < 1 or self.samples < 0 or self.film_frames < 1 or (self.gap is not None and self.gap < 1):
+            raise UserError("rows, gap and film_frames must be at least 1, samples at least 0; correct the settings")
+        if self.out is not None and self.out.suffix.lower() != ".png":
+            raise UserError(f"{self.out} must end in .png; the film beside it ends in .mp4")
+
+
+class Shown(NamedTuple):
+    """What is to be drawn, in memory."""
+
+    columns: dict[str, np.ndarray]
+    """uint8 ``(B, S, S, 3)`` by name."""
+    spread: np.ndarray | None
+    """``(B, S, S)`` in [0, 1]."""
+    errors: dict[str, float]
 
 
 def imagine(config: ImagineConfig) -> Path:
-    """Write the picture and, beside it, a JSON file with its caption and the errors of what it shows.
+    """Write the picture, the film where there is a video, and a JSON file with captions and errors; return the picture.
+
+    In the film the same noise makes a column from beginning to end: what changes, changes because the frames do.
 
     Raises:
-        UserError: the run has no checkpoint, or no video is long enough for the gap.
+        UserError: the run is not one of RSP or has no checkpoint, or the data cannot be read or is too short.
     """
     trained = read_config(config.run)
-    device = pick_device(config.device)
-    model = load_objective(config.run, trained, device)
-    source = open_videos(config.data or trained.data, config.camera or trained.camera)
-    pairs = FramePairs(source, 1, 1)
-    gap = config.gap or min(trained.rsp.max_gap, max(pairs.lengths) - 1)
-    current, future = choose_pairs(pairs, config.rows, gap, config.seed)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    size = trained.image_size
-    columns, errors = imagine_futures(model, current, future, config.samples, generator)
-    names = ["current", "future", "posterior", *(f"prior {i + 1}" for i in range(config.samples))]
-    path = config.out or config.run / "media" / "imagined.png"
-    with atomic_path(path) as temporary:
-        draw_grid(columns, names, max(1, 128 // size)).save(temporary, format="PNG")
-    caption = CAPTION.format(gap=gap, samples=config.samples)
-    write_json(path.with_suffix(".json"), {"caption": caption, "gap": gap, "seed": config.seed, **errors})
-    return path
+    if not isinstance(trained.objective, RSPConfig):
+        raise UserError(f"{config.run} was pretrained with {trained.objective.name!r}, which imagines no futures; "
+                        "give a run of the objective 'rsp'")  # fmt: skip
+    source = open_pictures(config.data or trained.data, config.camera or trained.camera)
+    moments, gap = choose_moments(source, config.rows, config.gap, trained.objective.frames, config.seed)
+    if gap is None and not config.samples and trained.objective.latent != "deterministic":
+        raise UserError("a single picture shows only samples of the prior; ask for --samples 1 or more")
+    picture = config.out or config.run / "media" / "imagined.png"
+    film = picture.with_suffix(".mp4")
+    _spare_the_data(source, config.data or trained.data, (picture, film, picture.with_suffix(".json")))
+
+    model = cast(RSP, load_objective(config.run, pick_device(config.device)))
+    chances = draw_chances(model, len(moments), config.samples, config.seed)
+    shown = show_moments(model, source, moments, gap, chances)
+    peak = None if shown.spread is None else peak_of(shown.spread)
+    with atomic_path(picture) as temporary:
+        Image.fromarray(draw_grid(with_heat(shown, peak))).save(temporary, format="PNG")
+    described: dict[str, Any] = {"caption": describe(model, gap, len(chances.prior), peak), "gap": gap}
+    described |= {"seed": config.seed, "samples": len(chances.prior), "spread_peak": peak, **shown.errors}
+    if config.film and gap is not None:
+        described["film"] = make_film(film, model, source, moments, gap, chances, config.film_frames)
+    elif config.out is None:  # one of an earlier call would not belong to this picture
+        film.unlink(missing_ok=True)
+    write_json(picture.with_suffix(".json"), described)
+    return picture
 
 
-def read_config(run: Path) -> PretrainConfig:
-    """Read the configuration that a run folder of `rsp-robot pretrain` was made with.
+def show_moments(model: RSP, source: VideoSource, moments: list[Moment], gap: int | None, chances: Chances) -> Shown:
+    """Imagine at each of ``moments``; pictures of any size and aspect are made the model's."""
+    preprocess, device = Preprocessing(model.vit.image_size), model.mask_token.device
 
-    Raises:
-        UserError: the folder holds no such run.
-    """
-    try:
-        stored: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        rsp = RSPConfig(**stored.pop("rsp"))
-        return PretrainConfig(**{**stored, "rsp": rsp, "data": Path(stored["data"]), "out": run})
-    except (OSError, AttributeError, KeyError, TypeError, yaml.YAMLError):
-        raise UserError(f"{run} is not a run folder of `rsp-robot pretrain`; give one") from None
+    def frames(ahead: int) -> torch.Tensor:
+        read = [source.read(moment.video, [moment.frame + ahead]) for moment in moments]
+        return torch.cat([preprocess(frame, device) for frame in read])
 
-
-def choose_pairs(pairs: FramePairs, rows: int, gap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pick ``rows`` pairs from different videos where possible: two uint8 ``(rows, H, W, 3)``.
-
-    Raises:
-        UserError: no video is long enough for the gap.
-    """
-    rng = np.random.default_rng(seed)
-    long_enough = [video for video, length in enumerate(pairs.lengths) if length > gap]
-    if not long_enough:
-        raise UserError(f"no video is longer than the gap of {gap} frames; the longest has {max(pairs.lengths)}")
-    videos = rng.permutation(long_enough)[np.arange(rows) % len(long_enough)]
-    starts = [int(rng.integers(0, pairs.lengths[video] - gap)) for video in videos]
-    chosen = np.stack([pairs.read(int(v), (t, t + gap)) for v, t in zip(videos, starts, strict=True)])
-    return chosen[:, 0], chosen[:, 1]
+    futures = imagine_futures(model, frames(0), None if gap is None else frames(gap), chances)
+    columns = {name: to_bytes(images) for name, images in futures.columns.items()}
+    return Shown(columns, None if futures.spread is None else futures.spread.cpu().numpy(), futures.errors)
 
 
-@torch.no_grad()
-def imagine_futures(
-    model: RSP, current: np.ndarray, future: np.ndarray, samples: int, generator: torch.Generator
-) -> tuple[list[torch.Tensor], dict[str, float]]:
-    """Decode the future from the posterior and ``samples`` times from the prior.
+def with_heat(shown: Shown, peak: float | None) -> dict[str, np.ndarray]:
+    """Return the columns and, where there is a spread, its heat map from 0 to ``peak`` levels as the last."""
+    if shown.spread is None or peak is None:
+        return shown.columns
+    return shown.columns | {f"spread 0-{peak:.0f}": heat(shown.spread, peak)}
+
+
+def make_film(
+    path: Path, model: RSP, source: VideoSource, moments: list[Moment], gap: int, chances: Chances, most: int
+) -> dict[str, Any]:
+    """Film the longest video among ``moments`` from its beginning, with the chances of its row; return what it shows.
 
     Args:
+        path: the MP4 to write.
         model: in evaluation mode.
-        current: uint8 ``(B, H, W, 3)``.
-        future: uint8 ``(B, H, W, 3)``.
-        samples: draws from the prior.
-        generator: where the noise and the latents come from.
-
-    Returns:
-        The columns of the picture, each ``(B, 3, S, S)`` in [0, 1], and the mean squared errors of what they show
-        (that of the prior is the mean over its samples, where there are any).
+        source: the videos.
+        moments: rows of the picture.
+        gap: frames between current and future.
+        chances: those of all rows.
+        most: frames of the film at most.
     """
-    device = model.mask_token.device
-    preprocess = Preprocessing(model.vit.image_size)
-    now, later = preprocess(current, device), preprocess(future, device)
-    noise = torch.randn(later.shape, generator=generator, device=device)
-    tokens = model.backbone(now)
-    seen = model.backbone(later + model.config.noise_std * noise)
-    posterior, prior = model.posterior(tokens[:, 0], seen[:, 0]), model.prior(tokens[:, 0])
-    target = model.targets(later)
-    futures = [model.predict_future(tokens, sample_one_hot(posterior, generator))]
-    futures += [model.predict_future(tokens, sample_one_hot(prior, generator)) for _ in range(samples)]
-    errors = [float((predicted - target).square().mean()) for predicted in futures]
-    shown = [preprocess.denormalise(to_images(model, predicted, later)) for predicted in futures]
-    columns = [preprocess.denormalise(now), preprocess.denormalise(later), *shown]
-    prior_error = {"mse_prior": float(np.mean(errors[1:]))} if samples else {}
-    return columns, {"mse_posterior": errors[0], **prior_error}
+    row = max(range(len(moments)), key=lambda index: moments[index].length)
+    video, _, length = moments[row]
+    times = range(min(length - gap, most))
+    parts = []
+    with Progress("film of imagined futures", total=len(times), unit="frames") as bar:
+        for first in times[::BATCH]:
+            batch = [Moment(video, t, length) for t in times[first : first + BATCH]]
+            parts.append(show_moments(model, source, batch, gap, chances.row(row)))
+            bar.update(len(batch))
+    spreads = [part.spread for part in parts if part.spread is not None]
+    peak = peak_of(np.concatenate(spreads)) if spreads else None
+    columns = [with_heat(part, peak) for part in parts]
+    joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    drawn = []
+    for t in times:
+        names = {"current": f"current {t}", "future": f"future {t + gap}"}
+        drawn.append(draw_grid({names.get(name, name): pictures[t : t + 1] for name, pictures in joined.items()}))
+    fps = min(source.fps(video) or FASTEST, FASTEST)
+    write_mp4(path, np.stack(drawn), fps)
+    return {"file": path.name, "video": video, "frames": len(times), "of": length, "fps": fps, "spread_peak": peak}
 
 
-def to_images(model: RSP, predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Predicted patches ``(B, N, P)`` -> normalised images, with the true patches' mean and contrast put back."""
+def describe(model: RSP, gap: int | None, samples: int, peak: float | None) -> str:
+    """Return the caption of the picture; ``peak`` is the end of the spread's scale in levels, None without one."""
+    decoded = f"{samples} future{'s' * (samples != 1)} decoded from the prior"
+    if model.latent is None:
+        parts = ["the future that the model predicts (it has no latent to sample)"]
+    elif gap is None:
+        parts = [decoded] + ["their mean"] * (peak is not None)
+    else:
+        parts = ["the future decoded from the posterior (which saw the noised future)"]
+        parts += [f"{decoded} (which did not)"] * (samples > 0)
+    if gap is None:
+        start, whose = "Each row is one picture of which no future is known: the picture", "those of the picture itself"
+    else:
+        start = f"Each row is one pair of frames {gap} frames apart: the current frame, its true future"
+        whose = "the true ones"
+    caption = f"{', '.join([start, *parts[:-1]])}{',' if len(parts) == 1 or gap else ''} and {parts[-1]}."
     if model.config.normalise_targets:
-        variance, mean = torch.var_mean(patchify(truth, model.vit.patch_size), dim=-1, keepdim=True)
-        predicted = predicted * (variance + 1e-6).sqrt() + mean
-    return unpatchify(predicted, model.vit.patch_size)
+        caption += f" Every patch is predicted up to its mean and contrast; {whose} are used to show it."
+    if peak is not None:
+        caption += (
+            " The last column is the spread of the prior's futures: every pixel's standard deviation over the "
+            f"{samples} samples, mean over colours, from 0 (black) to {peak:.1f} levels of 255 and more (light yellow)."
+        )
+    return caption
 
 
-def draw_grid(columns: list[torch.Tensor], names: list[str], zoom: int) -> Image.Image:
-    """Columns of ``(B, 3, S, S)`` in [0, 1] -> one picture with the names above."""
-    gutter, header = 4, 18
-    rows, side = columns[0].shape[0], columns[0].shape[-1] * zoom
-    size = (len(columns) * (side + gutter) - gutter, header + rows * (side + gutter) - gutter)
-    canvas = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(canvas)
-    for x, (column, name) in enumerate(zip(columns, names, strict=True)):
-        pen.text((x * (side + gutter) + side // 2, header // 2), name, fill="black", anchor="mm")
-        frames = (column.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
-        for y, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize((side, side), Image.Resampling.NEAREST)
-            canvas.paste(picture, (x * (side + gutter), header + y * (side + gutter)))
-    return canvas
+def _spare_the_data(source: VideoSource, data: Path, written: tuple[Path, ...]) -> None:
+    read = {path.resolve() for path in (data, *(source.paths if isinstance(source, VideoFiles) else ()))}
+    for path in written:
+        if path.resolve() in read:
+            raise UserError(f"{path} is what is to be drawn from and would be overwritten; choose another --out")

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 MOST_PATCHES = 4096
+
+LEAST_RANK = 2.0
+"""A class token below this effective rank has collapsed."""
+LEAST_CODES = 1.05
+"""A latent that uses fewer codes says the same of every pair."""
+NEAR_FLOOR = 1.25
+"""Free bits give no gradient below the floor, so a KL held by it hovers there: up to so many times the floor counts."""
+LEAST_ROWS = 20
+"""Rows after the warm-up before a KL at its floor means anything."""
+MOST_SKIPPED = 0.01
+"""Share of the steps that may be skipped for a loss that is not finite."""
+SAME_ERROR = 0.01
+"""A prior whose error is larger than the posterior's by less than this share predicts as well."""
 
 
 def rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
@@ -36,3 +51,78 @@ def token_ranks(tokens: torch.Tensor) -> dict[str, float]:
         chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:MOST_PATCHES]
         patches = patches[chosen.to(patches.device)]
     return {"rank_cls": rank_me(tokens[:, 0]), "rank_patches": rank_me(patches)}
+
+
+def health(rows: Sequence[Mapping[str, Any]], free_bits: float | None = None) -> list[str]:
+    """Say aloud what has collapsed, one line each with the cause and what to try; an empty list is good news.
+
+    A collapse counts while the latest row shows it, and a line names the step since when. The line stays the same from
+    row to row, so that a caller can say every line once. Random weights may look collapsed: rows up to the largest
+    learning rate, those of the warm-up, are not judged.
+
+    Args:
+        rows: rows of ``metrics.jsonl`` in the order of their steps; a row may lack any metric.
+        free_bits: floor of the KL divergence in nats; None where the objective has none.
+    """
+    settled = _after_warmup(rows)
+    said = []
+    since = _since(settled, "rank_cls", lambda rank: rank < LEAST_RANK)
+    if since is not None:
+        said.append(
+            f"RankMe of the class token below {LEAST_RANK:g} since step {since}: the features of all frames lie on a "
+            "line; lower the learning rate or start from the last healthy checkpoint"
+        )
+    since = _since(settled, "codes_used", lambda codes: codes < LEAST_CODES)
+    if since is not None:
+        said.append(
+            f"one code of the latent used since step {since}: it says the same of every pair; lower the KL scale or "
+            "raise the unimix"
+        )
+    return said + _unused_latent(settled, free_bits or 0.0) + _skipped(settled)
+
+
+def _after_warmup(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    peak = max(rows, key=lambda row: row.get("lr", 0.0), default={})
+    return [row for row in rows if row["step"] > peak["step"]] if "lr" in peak else rows
+
+
+def _skipped(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    counted = [row for row in rows if "skipped_steps" in row]
+    if not counted:
+        return []
+    first, last = counted[0], counted[-1]
+    # fp16 loses a step now and then while it looks for its loss scale.
+    if last["skipped_steps"] - first["skipped_steps"] <= MOST_SKIPPED * (last["step"] - first["step"]):
+        return []
+    return [
+        f"more than {MOST_SKIPPED:.0%} of the steps since step {first['step']} skipped without a finite loss: training "
+        "is close to diverging; lower the learning rate or clip the gradient"
+    ]
+
+
+def _unused_latent(rows: Sequence[Mapping[str, Any]], free_bits: float) -> list[str]:
+    """Judge the KL over the last quarter of the rows."""
+    measured = [row for row in rows if "kl" in row]
+    last = measured[-max(1, len(measured) // 4) :]
+    # Without free bits there is no floor to lie on; a thousandth of a nat carries nothing either.
+    ceiling = NEAR_FLOOR * max(free_bits, 1e-3)
+    since = _since(measured, "kl", lambda kl: kl <= ceiling)
+    if len(measured) < LEAST_ROWS or since is None or since > last[0]["step"]:
+        return []
+    compared = [row for row in last if "prior_gap" in row and "loss_future" in row]
+    alike = bool(compared) and all(row["prior_gap"] <= SAME_ERROR * row["loss_future"] for row in compared)
+    prior = ", and the prior predicts as well as the posterior" if alike else ""
+    return [
+        f"KL at its floor of {free_bits:g} nats since step {since}{prior}: the latent is unused; "
+        "lower the learning rate, widen the gap range or train longer"
+    ]
+
+
+def _since(rows: Sequence[Mapping[str, Any]], key: str, ill: Callable[[float], bool]) -> int | None:
+    """First step of the unbroken stretch of ill rows that ends with the latest one; None where that one is well."""
+    since = None
+    for row in reversed([row for row in rows if key in row]):
+        if not ill(row[key]):
+            break
+        since = int(row["step"])
+    return since

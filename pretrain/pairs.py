@@ -1,10 +1,14 @@
-"""Frame pairs from videos: a current frame and one a random gap later."""
+"""Frame pairs from videos: a current frame and one a random gap later, as a pure function of seed and step."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from rsp_robot.errors import UserError
+from rsp_robot.pretrain.objectives.base import PairSpec
 from rsp_robot.videos import VideoSource
 
 MEMORY_LIMIT = 4 * 2**30
@@ -24,57 +28,94 @@ def draw_pair(length: int, min_gap: int, max_gap: int, rng: np.random.Generator)
     return first, second
 
 
-class FramePairs:
-    """Draw batches of frame pairs from a video source; the same generator state gives the same batch."""
+def visit(videos: int, first: int, count: int, seed: int) -> np.ndarray:
+    """Positions ``first .. first + count`` of an endless walk that visits every video once before any comes again.
 
-    def __init__(self, source: VideoSource, min_gap: int, max_gap: int) -> None:
+    >>> sorted(visit(5, 10, 5, seed=0).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    walk = np.arange(first, first + count)
+    epochs = walk // videos
+    return np.array([_order(videos, seed, int(epoch))[i] for epoch, i in zip(epochs, walk % videos, strict=True)])
+
+
+@lru_cache(maxsize=4)
+def _order(videos: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, videos]).permutation(videos)
+
+
+class FramePairs:
+    """Frame pairs of some videos of a source; the same seed and step give the same pairs, whoever asks."""
+
+    def __init__(self, source: VideoSource, spec: PairSpec, videos: Sequence[int] | None = None) -> None:
         """Check the videos and keep them in memory if they fit.
+
+        Args:
+            source: where the videos are.
+            spec: range of gaps.
+            videos: which of them to use; all by default.
 
         Raises:
             UserError: there are no videos, one is too short for the smallest gap, or their pictures differ in size.
         """
-        if len(source) == 0:
-            raise UserError("there are no videos to learn from; check --data")
-        self.source, self.min_gap, self.max_gap = source, min_gap, max_gap
-        self.lengths = [source.length(video) for video in range(len(source))]
+        self.videos = list(range(len(source)) if videos is None else videos)
+        if not self.videos:
+            raise UserError("there are no videos to learn from; check --data and --holdout")
+        self.source, self.spec = source, spec
+        self.lengths = [source.length(video) for video in self.videos]
         shortest = int(np.argmin(self.lengths))
-        if self.lengths[shortest] <= min_gap:
+        if self.lengths[shortest] <= spec.min_gap:
             raise UserError(
-                f"video {shortest} has {self.lengths[shortest]} frames, a gap of {min_gap} needs {min_gap + 1}; "
-                "lower the smallest gap or leave the video out"
+                f"video {self.videos[shortest]} has {self.lengths[shortest]} frames, a gap of {spec.min_gap} needs "
+                f"{spec.min_gap + 1}; lower the smallest gap or leave the video out"
             )
-        shapes = {source.read(video, [0]).shape[1:]: video for video in range(len(source))}
+        shapes = {source.read(video, [0]).shape[1:]: video for video in self.videos}
         if len(shapes) > 1:
             (a, b), (i, j) = list(shapes)[:2], list(shapes.values())[:2]
             raise UserError(
                 f"pictures differ in size: {a[1]}x{a[0]} in video {i}, {b[1]}x{b[0]} in video {j}; make them equal"
             )
-        frame_bytes = int(np.prod(next(iter(shapes))))
         self._memory: list[np.ndarray] | None = None
-        if sum(self.lengths) * frame_bytes <= MEMORY_LIMIT:
-            self._memory = [source.read(video, np.arange(length)) for video, length in enumerate(self.lengths)]
+        if self.frames * int(np.prod(next(iter(shapes)))) <= MEMORY_LIMIT:
+            self._memory = [
+                source.read(video, np.arange(length)) for video, length in zip(self.videos, self.lengths, strict=True)
+            ]
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.videos)
 
     @property
     def frames(self) -> int:
         """Frames in all videos together."""
         return sum(self.lengths)
 
-    def read(self, video: int, frames: tuple[int, ...]) -> np.ndarray:
-        """Return uint8 ``(K, H, W, 3)``."""
-        if self._memory is not None:
-            return self._memory[video][list(frames)]
-        return self.source.read(video, frames)
+    def draw(self, step: int, batch: int, repeats: int = 1, seed: int = 0) -> np.ndarray:
+        """Draw the pairs of one optimiser step: ``repeats`` from each of the next ``batch`` videos of the walk.
 
-    def sample(self, batch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw ``batch`` pairs, videos uniformly: current and future frames, uint8 ``(batch, H, W, 3)`` each."""
-        videos = rng.integers(0, len(self.lengths), size=batch).tolist()
-        pairs = [self.read(video, draw_pair(self.lengths[video], self.min_gap, self.max_gap, rng)) for video in videos]
-        stacked = np.stack(pairs)
-        return np.ascontiguousarray(stacked[:, 0]), np.ascontiguousarray(stacked[:, 1])
+        Returns:
+            ``(batch · repeats, 3)``: place of the video among :attr:`videos`, current frame, future frame.
+        """
+        rng = np.random.default_rng([seed, step])
+        chosen = np.repeat(visit(len(self.videos), step * batch, batch, seed), repeats)
+        gaps = self.spec.min_gap, self.spec.max_gap
+        return np.array([(video, *draw_pair(self.lengths[video], *gaps, rng)) for video in chosen.tolist()])
+
+    def read(self, drawn: np.ndarray) -> np.ndarray:
+        """Read the frames of some rows of :meth:`draw`: ``(B, 3)`` -> uint8 ``(B, 2, H, W, 3)``."""
+        return np.stack([self.read_frames(row[0], row[1:]) for row in drawn.tolist()])
+
+    def read_frames(self, place: int, frames: Sequence[int]) -> np.ndarray:
+        """Read frames of the video at a place among :attr:`videos`: uint8 ``(K, H, W, 3)``."""
+        if self._memory is not None:
+            return self._memory[place][list(frames)]
+        return self.source.read(self.videos[place], frames)
 
     def spread(self, count: int) -> np.ndarray:
         """Return ``count`` frames spread evenly over all videos, uint8 ``(count, H, W, 3)``: the same at every call."""
         places = np.linspace(0, self.frames - 1, count).round().astype(int)
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
         videos = np.searchsorted(starts, places, side="right") - 1
-        return np.concatenate([self.read(int(v), (int(p - starts[v]),)) for v, p in zip(videos, places, strict=True)])
+        return np.concatenate(
+            [self.read_frames(int(v), (int(p - starts[v]),)) for v, p in zip(videos, places, strict=True)]
+        )

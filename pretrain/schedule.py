@@ -13,7 +13,7 @@ def scaled_lr(base_lr: float, effective_batch: int) -> float:
 
 
 def lr_factor(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at ``step``: linear from 0 over ``warmup`` steps, then a half cosine to 0.
+    """Share of the peak learning rate at ``step``, counted from 0: linear over ``warmup`` steps, then a half cosine.
 
     >>> lr_factor(5, 110, 10), lr_factor(10, 110, 10), round(lr_factor(60, 110, 10), 6), lr_factor(110, 110, 10)
     (0.5, 1.0, 0.5, 0.0)

@@ -1,213 +1,288 @@
-"""The training loop: one process, any objective on frame pairs, resumable to the same weights."""
+"""The pretraining loop: any objective, one process or many, resumable to the same weights."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from rsp_robot.backbones.vit import vit_config
-from rsp_robot.devices import pick_device
-from rsp_robot.errors import UserError
+from rsp_robot.devices import peak_memory_mib
+from rsp_robot.errors import Preempted, UserError
 from rsp_robot.files import atomic_path
 from rsp_robot.preprocessing import Preprocessing
-from rsp_robot.pretrain.augment import crop_and_flip, draw_boxes
-from rsp_robot.pretrain.monitors import token_ranks
-from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
+from rsp_robot.pretrain.batches import Batches, Prepared, ReadAhead, check_shares
+from rsp_robot.pretrain.checkpoints import build_objective, is_doubling, load_newest, save_checkpoint
+from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.distributed import World, joined_world
+from rsp_robot.pretrain.engine import Engine
+from rsp_robot.pretrain.finite import FiniteWatch
+from rsp_robot.pretrain.hooks import Hook, make_hooks
+from rsp_robot.pretrain.monitors import health, token_ranks
+from rsp_robot.pretrain.objectives import Objective
 from rsp_robot.pretrain.pairs import FramePairs
-from rsp_robot.pretrain.schedule import lr_factor, parameter_groups, scaled_lr
+from rsp_robot.pretrain.published import load_weights
+from rsp_robot.pretrain.schedule import lr_factor
+from rsp_robot.pretrain.stopping import StopRequest
 from rsp_robot.progress import Progress
-from rsp_robot.run_folder import RunFolder, plain
-from rsp_robot.videos import open_videos
+from rsp_robot.run_folder import RunFolder
+from rsp_robot.videos import VideoSource, open_videos
 
 MONITORED_FRAMES = 256
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Pretrain a visual encoder with RSP on demonstration videos."""
-
-    data: Path
-    """An HDF5 demonstration file, a video file, or a folder of videos."""
-    out: Path
-    """The run folder to write."""
-    camera: str | None = None
-    """Camera of a demonstration file; the first by default."""
-    arch: str = "vit-small"
-    """vit-nano, vit-tiny, vit-small, vit-base or vit-large."""
-    image_size: int = 224
-    """Side of the encoder's input in pixels."""
-    patch_size: int = 16
-    """Side of a patch in pixels."""
-    rsp: RSPConfig = field(default_factory=RSPConfig)
-    """The objective."""
-    steps: int = 20_000
-    """Optimiser steps."""
-    batch_size: int = 256
-    """Frame pairs per step."""
-    base_lr: float = 1.5e-4
-    """Learning rate for a batch of 256; the rate used is base_lr x batch_size / 256."""
-    warmup: float = 0.1
-    """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay, on matrices only."""
-    min_crop: float = 0.5
-    """Smallest area of the random crop as a share of the picture; 1 turns it off."""
-    flip: bool = True
-    """Mirror half of the samples."""
-    pooling: str = "cls"
-    """Pooling of the exported encoder: cls, mean, cls+mean or grid<k>."""
-    seed: int = 0
-    """Decides initial weights, pairs, crops, masks, noise and latents."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<index>."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass; bf16 uses autocast."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    log_every: int = 50
-    """Steps between rows of metrics.jsonl."""
-    resume: bool = False
-    """Go on with the run in ``out``."""
-
-
-def build_objective(config: PretrainConfig) -> RSP:
-    """Make the model with weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator: leave it as it was
-        torch.manual_seed(config.seed)
-        return RSP(vit_config(config.arch, config.image_size, config.patch_size), config.rsp)
+MOST_DUMPS = 10
 
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train, export ``encoder/`` into the run folder and return the run folder. A finished run returns at once.
 
+    Under ``torchrun`` every process calls this; the first one writes.
+
     Raises:
         UserError: the data, the settings or the run folder do not allow it; see the message.
+        Preempted: SIGTERM came; everything is saved.
+        KeyboardInterrupt: Ctrl-C came; everything is saved.
     """
-    device = pick_device(config.device)
-    if config.resume and (config.out / "encoder" / "config.json").exists():
-        return RunFolder.open(config.out, _identity(config), resume=True).path
-    # Data and settings are looked at before the folder is made: a mistake leaves nothing behind.
-    pairs = FramePairs(open_videos(config.data, config.camera), config.rsp.min_gap, config.rsp.max_gap)
-    model = build_objective(config).to(device)
-    run = RunFolder.open(config.out, _identity(config), resume=config.resume)
-    _train(config, model, pairs, run, device)
-    encoder = model.encoder(config.pooling)
-    encoder.provenance |= {"data": str(config.data), "steps": config.steps, "seed": config.seed}
-    encoder.save(run.path / "encoder")
-    run.close()
-    return run.path
+    with joined_world(config.device) as world:
+        return world.on_main(lambda: _finished(config)) or _pretrain(config, world)
 
 
-def load_objective(run: Path, config: PretrainConfig, device: torch.device) -> RSP:
-    """Load the latest checkpoint of a run as a model in evaluation mode.
+def split_videos(source: VideoSource, holdout: float) -> tuple[list[int], list[int]]:
+    """Split videos into those to learn from and the last ones, a share ``holdout``, that training never sees.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: nothing would be left to learn from.
     """
-    model = build_objective(config).to(device)
-    if not _restore(run / "checkpoints" / "last.pt", model, None, device):
-        raise UserError(f"{run} has no checkpoint; pretrain first")
-    return model.eval()
+    held_out = math.ceil(holdout * len(source))
+    if held_out >= len(source) > 0:
+        raise UserError(f"a holdout of {holdout} leaves none of {len(source)} videos to learn from; lower --holdout")
+    videos = list(range(len(source)))
+    return videos[: len(videos) - held_out], videos[len(videos) - held_out :]
 
 
-def _identity(config: PretrainConfig) -> dict[str, Any]:
-    """Return what makes two runs the same run, wherever they are started from."""
-    kept = {key: value for key, value in plain(config).items() if key not in ("out", "resume", "device")}
-    return kept | {"data": str(config.data.resolve())}
+def _finished(config: PretrainConfig) -> Path | None:
+    if config.resume and (config.out / "encoder" / "config.json").exists():
+        return RunFolder.open(config.out, config.identity(), resume=True).path
+    return None
 
 
-def _train(config: PretrainConfig, model: RSP, pairs: FramePairs, run: RunFolder, device: torch.device) -> None:
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), betas=(0.9, 0.95), fused=True, lr=torch.tensor(0.0)
-    )
-    checkpoint = run.checkpoints / "last.pt"
-    first = _restore(checkpoint, model, optimizer, device)
-    run.forget_after(first)
-    peak, warmup = scaled_lr(config.base_lr, config.batch_size), int(config.warmup * config.steps)
-    monitored = pairs.spread(min(MONITORED_FRAMES, pairs.frames))
-    with Progress("pretrain RSP", total=config.steps, unit="steps", done=first) as bar:
-        for step in range(first, config.steps):
-            rate = peak * lr_factor(step + 1, config.steps, warmup)
-            for group in optimizer.param_groups:
-                group["lr"].fill_(rate)
-            logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
-            losses = _step(config, model, optimizer, pairs, step, device, log_prior=logged)
-            if logged:
-                numbers = {name: float(value) for name, value in losses.items()}
-                # The ranks look at the weights after the step: they may be lost where the loss before it was not.
-                numbers |= _ranks(model, config, monitored, device)
-                if not np.isfinite(list(numbers.values())).all():
-                    raise UserError(
-                        f"training diverged at step {step + 1} (loss {numbers['loss']:.3g}); lower --base-lr"
-                    )
-                run.log(step + 1, **numbers, lr=rate)
-                bar.update(1, loss=numbers["loss"], kl=numbers["kl"])
-            else:
-                bar.update(1)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                _save(checkpoint, model, optimizer, step + 1)
+def _pretrain(config: PretrainConfig, world: World) -> Path:
+    # Data and settings are looked at before the folder is made: a mistake leaves nothing behind.
+    check_shares(config, world.size)
+    source = open_videos(config.data, config.camera)
+    training, held_out = split_videos(source, config.holdout)
+    pairs = FramePairs(source, config.objective.frames, training)
+    objective = build_objective(config)
+    start = world.on_main(lambda: load_weights(objective, config.init) if config.init else "random weights")
+    hooks: list[Hook] = []
+    world.on_main(lambda: hooks.extend(make_hooks(config, source, training, held_out)))
+    path = world.on_main(lambda: RunFolder.open(config.out, config.identity(), resume=config.resume).path)
+    run = Run(config, world, RunFolder(path), Batches(config, pairs, world), hooks)
+    objective = objective.to(world.device)
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+        run.train(objective)
+    if world.main:
+        encoder = objective.encoder(config.pooling)
+        encoder.provenance |= {"data": str(config.data), "steps": run.steps, "seed": config.seed, "start": start}
+        encoder.save(path / "encoder")
+    run.folder.close()
+    return path
 
 
-def _step(
-    config: PretrainConfig,
-    model: RSP,
-    optimizer: torch.optim.Optimizer,
-    pairs: FramePairs,
-    step: int,
-    device: torch.device,
-    log_prior: bool,
-) -> dict[str, torch.Tensor]:
-    # Every step draws from generators of its own, so a resumed run draws what the undisturbed one would have drawn.
-    rng = np.random.default_rng([config.seed, step])
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    current, future = augment_pair(config, *pairs.sample(config.batch_size, rng), rng, device)
-    half = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    with half:
-        losses: dict[str, torch.Tensor] = model(current, future, generator=generator, log_prior=log_prior)
-    losses["loss"].backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {name: value.detach() for name, value in losses.items()}
+@dataclass
+class Run:
+    """One run in one process."""
+
+    config: PretrainConfig
+    world: World
+    folder: RunFolder
+    batches: Batches
+    hooks: list[Hook] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config, pairs = self.config, self.batches.pairs
+        self.steps = config.total_steps(len(pairs))
+        self.watch = FiniteWatch()
+        self.monitored = pairs.spread(min(MONITORED_FRAMES, pairs.frames)) if self.world.main else np.empty(0)
+        self.rows: list[dict[str, Any]] = []
+        self.tell: Callable[[str], None] = print
+        self.said: set[str] = set()
+        if self.world.main and config.wandb:
+            self.folder.add_wandb(config.wandb, config.identity())
+
+    def train(self, objective: Objective) -> None:
+        """Take all steps that are not taken yet.
+
+        Raises:
+            UserError: the loss stays non-finite.
+            Preempted: SIGTERM came and everything is saved.
+            KeyboardInterrupt: the same for Ctrl-C.
+        """
+        engine = Engine(objective, self.config, self.world)
+        first = self._restore(engine)
+        ahead = ReadAhead(self.batches.read, range(first, self.steps), self.config.prefetch)
+        title = f"pretrain {self.config.objective.name.upper()}"
+        with (
+            StopRequest() as stop,
+            Progress(title, total=self.steps, unit="steps", done=first, quiet=not self.world.main) as bar,
+        ):
+            self.tell = bar.say
+            if first == 0:
+                self._run_hooks(objective, 0)
+            clock = Clock(first)
+            for step, shards in ahead:
+                # Layers that draw for themselves (dropout) draw the same after a resume.
+                torch.manual_seed(int(np.random.default_rng([self.config.seed, step, self.world.rank]).integers(2**62)))
+                prepared = [self.batches.prepare(objective, shard, step) for shard in shards]
+                losses = engine.step(prepared, self.rate(step))
+                done = step + 1
+                self.watch.see(step, losses.pop("bad"))
+                self._look_for_trouble(step, losses)
+                shown: dict[str, float] = {}
+                if done % self.config.log_every == 0 or done == self.steps:
+                    shown = self._log(engine, prepared[0], losses, done, clock.lap(done, ahead.waited))
+                bar.update(1, **shown)
+                if self._due(done):
+                    self._run_hooks(objective, done)
+                if self.world.any(stop.signal is not None):
+                    self._leave(engine, done, stop.signal or signal.SIGTERM)
+                if self._saves(done):
+                    self._save(engine, done)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return self.config.peak_lr * lr_factor(step, self.steps, self.config.warmup_steps(self.steps))
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _restore(self, engine: Engine) -> int:
+        state = load_newest(self.folder.path / "checkpoints", self.world.device)
+        if state is not None:
+            engine.load(state)
+            self.watch = FiniteWatch(state["skipped_steps"], state["in_a_row"])
+        first = int(state["step"]) if state else 0
+        if self.world.main:
+            self.folder.forget_after(first or -1)
+            self.rows = self.folder.metrics()
+        self.world.any(False)  # nobody writes before everybody has read
+        return first
+
+    def _saves(self, done: int) -> bool:
+        doubling = self.config.keep_doublings and is_doubling(done)
+        return done % self.config.checkpoint_every == 0 or done == self.steps or doubling
+
+    def _save(self, engine: Engine, done: int) -> None:
+        self._look_for_trouble(done - 1, {}, wait=True)
+        if self.world.main:
+            counts = {"step": done, "skipped_steps": self.watch.skipped, "in_a_row": self.watch.in_a_row}
+            save_checkpoint(self.folder.checkpoints, {**counts, **engine.state()}, self.config)
+
+    def _leave(self, engine: Engine, done: int, number: signal.Signals) -> None:
+        self._save(engine, done)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Preempted(f"stopped by {number.name} after step {done} of {self.steps}, all saved; go on with --resume")
+
+    # -- what a run tells ----------------------------------------------------------------------------------------------
+
+    def _log(
+        self,
+        engine: Engine,
+        batch: Prepared,
+        losses: dict[str, torch.Tensor],
+        done: int,
+        timing: dict[str, float],
+    ) -> dict[str, float]:
+        """Write a row of metrics; return what the progress bar shows."""
+        means = self.world.mean(torch.stack([value.float() for value in losses.values()]))
+        if not self.world.main:
+            return {}
+        numbers: dict[str, Any] = dict(zip(losses, means.tolist(), strict=True))
+        with torch.no_grad(), engine.autocast():
+            seen = engine.objective.diagnose(batch.frames, batch.draws)
+            frames = Preprocessing(self.config.image_size)(self.monitored, self.world.device)
+            tokens = engine.objective.backbone(frames).float()
+        numbers |= {name: value.tolist() for name, value in seen.items()} | token_ranks(tokens)
+        speed = self.config.samples_per_step * timing["steps"] / timing["seconds"]
+        numbers |= {
+            "lr": self.rate(done - 1),
+            "pairs_per_s": speed,
+            "data_wait": timing["waited"] / timing["seconds"],
+            "peak_memory_mib": peak_memory_mib(self.world.device),
+            "skipped_steps": self.watch.skipped,
+        }
+        self.folder.log(done, **numbers)
+        self.rows.append({"step": done, **numbers})
+        for message in health(self.rows, getattr(self.config.objective, "free_bits", None)):
+            self.say(message)
+        kept: dict[str, float] = {name: numbers[name] for name in ("loss", "kl") if name in numbers}
+        return {**kept, "rank": numbers["rank_cls"], "/s": speed}
+
+    def say(self, message: str) -> None:
+        """Tell the user, once."""
+        if self.world.main and message not in self.said:
+            self.said.add(message)
+            self.tell(f"warning: {message}")
+
+    def _due(self, done: int) -> bool:
+        return any(done % hook.every == 0 for hook in self.hooks) or (bool(self.hooks) and done == self.steps)
+
+    def _run_hooks(self, objective: Objective, done: int) -> None:
+        for hook in self.hooks:
+            if done % hook.every == 0 or done == self.steps:
+                objective.eval()
+                self.folder.log(done, **hook.evaluate(objective, self.world.device))
+                objective.train()
+
+    # -- steps that were skipped ---------------------------------------------------------------------------------------
+
+    def _look_for_trouble(self, step: int, losses: dict[str, torch.Tensor], wait: bool = False) -> None:
+        news, patience = self.watch.news(wait), self.config.patience
+        if self.config.precision == "fp16":
+            # Loss scaling begins too high and halves its way down: a few skipped steps are how it works.
+            news, patience = (news if self.watch.in_a_row >= patience else []), 5 * patience
+        for bad in news:
+            if self.watch.skipped <= MOST_DUMPS:
+                self._dump(bad)
+            self.say(f"step {bad + 1} had no finite loss or gradient and was skipped; its batch is in {self.bad}")
+        if self.watch.in_a_row >= patience:
+            names = [name for name, value in losses.items() if not bool(value.isfinite())]
+            cause = f" ({', '.join(names)} not finite)" if names else ""
+            raise UserError(
+                f"training diverged: {self.watch.in_a_row} steps in a row up to step {step + 1} without a finite "
+                f"loss{cause}; lower --base-lr, set --clip-grad, or look at the batches in {self.bad}"
+            )
+
+    @property
+    def bad(self) -> Path:
+        """Where the batches of skipped steps go."""
+        return self.folder.path / "bad"
+
+    def _dump(self, step: int) -> None:
+        """Write the frames of this process at a step, as they were read, with the micro-batches' places."""
+        self.bad.mkdir(exist_ok=True)
+        name = f"step-{step + 1:08d}" + (f"-rank-{self.world.rank}" if self.world.size > 1 else "")
+        shards = {f"frames_{shard.place}": shard.frames.numpy() for shard in self.batches.read(step)}
+        config = self.config
+        drawn = self.batches.pairs.draw(step, config.batch_size, config.repeated_sampling, config.seed)
+        with atomic_path(self.bad / f"{name}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, drawn=drawn, **shards)
 
 
-def augment_pair(
-    config: PretrainConfig, current: np.ndarray, future: np.ndarray, rng: np.random.Generator, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crop and flip both frames of a pair alike, normalise: two uint8 ``(B, H, W, 3)`` -> two ``(B, 3, S, S)``."""
-    draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    batch = len(current)
-    boxes = draw_boxes(batch, draws, scale=(config.min_crop, 1.0)) if config.min_crop < 1 else _whole(batch)
-    flip = torch.rand(batch, generator=draws) < (0.5 if config.flip else 0.0)
-    frames = torch.from_numpy(np.concatenate([current, future])).to(device).permute(0, 3, 1, 2).float()
-    cropped = crop_and_flip(frames, boxes.repeat(2, 1), flip.repeat(2), config.image_size)
-    first, second = Preprocessing(config.image_size).normalise(cropped).chunk(2)
-    return first, second
+class Clock:
+    """Steps, seconds and waiting since the last lap."""
 
+    def __init__(self, step: int) -> None:
+        self.step, self.time, self.waited = step, time.perf_counter(), 0.0
 
-def _whole(batch: int) -> torch.Tensor:
-    return torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(batch, 1)
-
-
-def _ranks(model: RSP, config: PretrainConfig, frames: np.ndarray, device: torch.device) -> dict[str, float]:
-    with torch.no_grad():
-        return token_ranks(model.backbone(Preprocessing(config.image_size)(frames, device)))
-
-
-def _save(path: Path, model: RSP, optimizer: torch.optim.Optimizer, step: int) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
-
-
-def _restore(path: Path, model: RSP, optimizer: torch.optim.Optimizer | None, device: torch.device) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    def lap(self, step: int, waited: float) -> dict[str, float]:
+        """End a lap at ``step``, when ``waited`` seconds in all had been spent waiting for data."""
+        now = time.perf_counter()
+        lap = {"steps": step - self.step, "seconds": now - self.time, "waited": waited - self.waited}
+        self.step, self.time, self.waited = step, now, waited
+        return lap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import torch
 
 from rsp_robot.errors import UserError
@@ -25,3 +27,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(f"device {name!r} is not on this machine ({torch.cuda.device_count()} CUDA devices); use auto")
     return device
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory held so far, in MiB: tensors on a CUDA device, else the resident memory of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig, vit_config
+from rsp_robot.checkpoints import file_sha256
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.files import atomic_path, read_json
 from rsp_robot.pooling import pool, pooled_width
 from rsp_robot.preprocessing import Preprocessing
+from rsp_robot.published import read_encoder
 
 FORMAT = 1
 GOLDEN_TOLERANCE = 1e-2
@@ -145,20 +147,27 @@ class FrozenEncoder(nn.Module):
         """Load an encoder.
 
         Args:
-            spec: an encoder folder, a run folder that holds ``encoder/``, or ``random:<arch>[/patch][@size][#seed]``
-                such as ``random:vit-nano/8@64``.
+            spec: an encoder folder, a run folder that holds ``encoder/``, a published checkpoint (``.pth``, ``.pt`` or
+                ``.safetensors``, see :mod:`rsp_robot.published`), or ``random:<arch>[/patch][@size][#seed]`` such as
+                ``random:vit-nano/8@64``.
             device: where to put it.
 
         Raises:
-            UserError: nothing is there, or it is damaged, or its golden embedding is not reproduced.
+            UserError: nothing is there, or it is damaged or of another layout, or its golden embedding is not
+                reproduced.
         """
         if str(spec).startswith("random:"):
             return cls._parse_random(str(spec)).to(device)
         folder = Path(spec)
+        if folder.is_file():
+            return _load_published(cls, folder).to(device)
         if (folder / "encoder" / "config.json").exists():
             folder = folder / "encoder"
         if not (folder / "config.json").exists():
-            raise UserError(f"no encoder in {spec}; give an encoder folder, a run folder, or random:<architecture>")
+            raise UserError(
+                f"no encoder in {spec}; give an encoder folder, a run folder, a checkpoint (.pth, .safetensors), "
+                "or random:<architecture>"
+            )
         return _load_folder(cls, folder).to(device)
 
     @classmethod
@@ -181,6 +190,13 @@ class FrozenEncoder(nn.Module):
         rows, columns, channels = np.ogrid[: self.image_size, : self.image_size, :3]
         frame = ((7 * rows + 13 * columns + 61 * channels + rows * columns // 5) % 256).astype(np.uint8)
         return self(frame[None])[0].cpu()
+
+
+def _load_published(cls: type[FrozenEncoder], path: Path) -> FrozenEncoder:
+    config, weights = read_encoder(path)
+    backbone = VisionTransformer(config)
+    backbone.load_state_dict(weights)
+    return cls(backbone, provenance={"source": "checkpoint", "file": path.name, "sha256": file_sha256(path)})
 
 
 def _load_folder(cls: type[FrozenEncoder], folder: Path) -> FrozenEncoder:

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class Preempted(Exception):  # noqa: N818 (not an error)
+    """The process was asked to end (SIGTERM) and has saved what it had; ``str`` says what and how to go on."""
+
+
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UserError:
     """Build the error for a name that is not registered, with the nearest ones that are.
 

@@ -49,8 +49,9 @@ class Preprocessing:
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation, each ``(3, 1, 1)``."""
-        mean = torch.tensor(self.mean, device=device)[:, None, None]
-        return mean, torch.tensor(self.std, device=device)[:, None, None]
+        # Not torch.tensor(..., device=device): that waits until the device has caught up.
+        both = torch.tensor([self.mean, self.std])[:, :, None, None].to(device, non_blocking=True)
+        return both[0], both[1]
 
 
 def as_frames(frames: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,15 @@ class Progress:
             self._last_line = time.monotonic()
             self._print_line()
 
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        if self._quiet:
+            return
+        if self._rich is not None:
+            self._rich.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
     def _print_line(self) -> None:
         elapsed = time.monotonic() - self._started
         fresh = self.done - self._first

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from rsp_robot.errors import UserError
@@ -28,6 +31,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._board: Any = None
+        self._wandb: Any = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: Any, resume: bool = False) -> RunFolder:
@@ -81,15 +85,37 @@ class RunFolder:
         """Where pictures and videos go; made on first use."""
         return self._made("media")
 
-    def log(self, step: int, **metrics: float) -> None:
-        """Append ``{"step": step, **metrics}`` to ``metrics.jsonl`` and to TensorBoard."""
+    def log(self, step: int, **metrics: float | Sequence[float]) -> None:
+        """Append ``{"step": step, **metrics}`` to ``metrics.jsonl`` and to TensorBoard; lists become histograms."""
         append_jsonl(self.path / "metrics.jsonl", {"step": step, **metrics})
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+            if isinstance(value, Sequence):
+                finite = np.asarray(value)[np.isfinite(value)]
+                if finite.size:
+                    self._board.add_histogram(name, finite, step)
+            else:
+                self._board.add_scalar(name, value, step)
+
+    def add_wandb(self, project: str, config: Any) -> None:
+        """Send everything that goes to TensorBoard to Weights & Biases as well.
+
+        Raises:
+            UserError: the package ``wandb`` is not installed.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("the package wandb is not installed; pip install wandb, or leave out --wandb") from None
+        board = str(self.path / "tensorboard")
+        wandb.tensorboard.patch(root_logdir=board)
+        self._wandb = wandb.init(
+            project=project, name=self.path.name, id=f"{self.path.name}-{_digest(self.path)}", resume="allow",
+            dir=str(self.path), config=plain(config),
+        )  # fmt: skip
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows logged so far."""
@@ -102,12 +128,20 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard and Weights & Biases."""
         if self._board is not None:
             self._board.close()
             self._board = None
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
 
     def _made(self, name: str) -> Path:
         folder = self.path / name
         folder.mkdir(exist_ok=True)
         return folder
+
+
+def _digest(path: Path) -> str:
+    """Eight hex digits of where a folder is: the same run after a resume, another run elsewhere."""
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]

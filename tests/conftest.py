@@ -30,9 +30,9 @@ class RSPReference(NamedTuple):
     """A model with published weights in float64, what goes in, and what has to come out."""
 
     model: RSP
-    current: torch.Tensor
-    future: torch.Tensor
+    frames: torch.Tensor
     draws: Draws
+    latent: torch.Tensor
     outputs: dict[str, np.ndarray]
     gradient_norms: dict[str, float]
 
@@ -83,11 +83,13 @@ def read_rsp_reference(path: Path) -> RSPReference:
 
     inputs = {name: torch.tensor(value).double() for name, value in groups["in"].items()}
     noise = (inputs["tgt_noised"] - inputs["tgt"]) / config["noise_scale"]
+    # Uniform noise that makes the Gumbel-max rule choose what was drawn: its Gumbels are 20 apart.
+    uniform = torch.where(inputs["z_onehot"] > 0, 1 - 1e-7, 1e-20)
     return RSPReference(
         model,
-        inputs["src"],
-        inputs["tgt"],
-        Draws(noise, inputs["mask_noise"], inputs["z_onehot"]),
+        torch.stack([inputs["src"], inputs["tgt"]], dim=1),
+        Draws(noise, inputs["mask_noise"], uniform),
+        inputs["z_onehot"].flatten(1),
         groups["out"],
         {ours.get(name, name): float(value) for name, value in groups["gradnorm"].items()},
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rsp_robot.errors import UserError
+from rsp_robot.errors import Preempted, UserError
 from rsp_robot.experiments import cli
 from rsp_robot.experiments.usage import first_words, parse_options
 from rsp_robot.experiments.verbs.evaluate import name_policies
@@ -75,7 +75,8 @@ def test_every_verb_explains_itself_with_an_example(name: str, capsys: pytest.Ca
 def test_every_example_is_accepted(name: str) -> None:
     verb = cli.VERBS[name]
     assert verb.example.split()[0] == name
-    parse_options(cli.resolve(verb.config), verb.example.split()[1:], name, "")
+    config = cli.read_options(name, verb.example.split()[1:])
+    assert isinstance(config, cli.resolve(verb.config))  # type: ignore[arg-type]
     assert callable(cli.resolve(verb.run))
 
 
@@ -132,6 +133,63 @@ def test_interrupt_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == "interrupted; the toy goes on\n"
 
 
+def test_a_run_ended_from_outside_says_what_it_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: ToyConfig) -> None:
+        raise Preempted("saved at step 7; go on with --resume")
+
+    use_toy(monkeypatch, run)
+    assert cli.main(["toy", "--task", "lego"]) == 143
+    assert capsys.readouterr().err == "saved at step 7; go on with --resume\n"
+
+
+@dataclass(frozen=True)
+class Brick:
+    """A part of a toy."""
+
+    colour: str = "red"
+    """Its colour."""
+
+
+@dataclass(frozen=True)
+class LargeBrick(Brick):
+    """A part with a setting of its own."""
+
+    holes: int = 4
+    """How many."""
+
+
+@dataclass(frozen=True)
+class Castle:
+    """A toy with a part."""
+
+    part: Brick
+    """The part."""
+
+
+def test_options_start_from_a_given_instance_and_take_its_types() -> None:
+    made = parse_options(Castle, ["--part.holes", "9"], "castle", "", Castle(LargeBrick("blue")))
+    assert made == Castle(LargeBrick("blue", 9))
+    with pytest.raises(UserError, match="--part.holes"):
+        parse_options(Castle, ["--part.holes", "9"], "castle", "")
+
+
+def test_a_verb_may_choose_its_defaults_by_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ToyConfig] = []
+    found = {
+        "toy:Config": ToyConfig,
+        "toy:run": seen.append,
+        "toy:defaults": lambda options: ToyConfig("lego" if "--episodes" in options else "wood", 5),
+    }
+    verb = cli.Verb("toy:Config", "toy:run", "Play", "toy", defaults="toy:defaults")
+    monkeypatch.setattr(cli, "VERBS", {"toy": verb})
+    monkeypatch.setattr(cli, "resolve", found.__getitem__)
+    assert cli.main(["toy"]) == 0
+    assert cli.main(["toy", "--episodes", "6"]) == 0
+    assert seen == [ToyConfig("wood", 5), ToyConfig("lego", 6)]
+
+
 @pytest.mark.parametrize(
     ("number", "said"), [(errno.ENOSPC, "no space left"), (errno.EACCES, "may not read or write there (/x)")]
 )
@@ -176,9 +234,9 @@ def test_mistyped_lines(words: list[str], said: str, capsys: pytest.CaptureFixtu
 
 
 def test_as_a_process() -> None:
-    wrong = rsp_robot("reprot")
+    wrong = rsp_robot("quikstart")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: unknown verb 'reprot'; did you mean report?\n"
+    assert wrong.stderr == "error: unknown verb 'quikstart'; did you mean quickstart?\n"
     assert rsp_robot("--version").stdout.startswith("rsp-robot ")
 
 

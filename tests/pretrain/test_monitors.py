@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rsp_robot.pretrain.monitors import rank_me, token_ranks
+from rsp_robot.pretrain.monitors import health, rank_me, token_ranks
 
 
 def cross(*radii: float) -> torch.Tensor:
@@ -71,3 +71,108 @@ def test_many_patches_are_sampled_from_every_place_and_alike_at_every_call() -> 
     found = token_ranks(tokens)["rank_patches"]
     assert found == pytest.approx(2.0, rel=1e-2)  # a regular stride would see one kind of column only
     assert token_ranks(tokens)["rank_patches"] == found
+
+
+def healthy_rows(count: int = 24, **changes: float) -> list[dict[str, float]]:
+    """A run that goes well, a row every 50 steps."""
+    well = {"rank_cls": 30.0, "codes_used": 8.0, "kl": 2.0, "loss_future": 0.5, "prior_gap": 0.05, "skipped_steps": 0}
+    return [{"step": 50 * (i + 1), **well, **changes} for i in range(count)]
+
+
+def test_a_run_that_goes_well_is_told_nothing() -> None:
+    assert health(healthy_rows()) == []
+    assert health([]) == []
+    assert health([{"step": 0, "probe_proprio": 0.4}]) == []
+
+
+def test_a_collapsed_class_token_is_said_since_when() -> None:
+    rows = healthy_rows()
+    for row in rows[-3:]:
+        row["rank_cls"] = 1.4
+    (said,) = health(rows)
+    assert said.startswith("RankMe of the class token below 2 since step 1100: ")
+    assert "lower the learning rate" in said
+    rows[-1]["rank_cls"] = 1.9
+    assert health(rows) == [said]  # said once, a caller finds the same line again
+    rows[-1]["rank_cls"] = 2.1
+    assert health(rows) == []
+
+
+def test_a_latent_of_one_code_is_said() -> None:
+    rows = healthy_rows()
+    rows[-1]["codes_used"] = 1.0
+    (said,) = health(rows)
+    assert said.startswith("one code of the latent used since step 1200: ")
+    rows[-1]["codes_used"] = 1.1
+    assert health(rows) == []
+
+
+def test_a_kl_at_its_floor_for_a_quarter_of_the_rows_is_said() -> None:
+    rows = healthy_rows(24)
+    for row in rows[-6:]:
+        row["kl"] = 0.1
+    (said,) = health(rows, free_bits=0.1)
+    assert said.startswith("KL at its floor of 0.1 nats since step 950: the latent is unused; ")
+    assert "widen the gap range" in said
+    assert health(rows, free_bits=0.05) == []
+    rows[-6]["kl"] = 0.3
+    assert health(rows, free_bits=0.1) == []
+
+
+def test_a_kl_that_hovers_at_its_floor_counts() -> None:
+    """What a small run that never used its latent logged: on both sides of the floor of 0.1."""
+    rows = healthy_rows(24)
+    for row, kl in zip(rows[-8:], [0.097, 0.102, 0.099, 0.083, 0.119, 0.09, 0.11, 0.1], strict=True):
+        row["kl"] = kl
+    assert "since step 850" in health(rows, 0.1)[0]
+
+
+def test_a_prior_as_good_as_the_posterior_is_said_with_the_floor_only() -> None:
+    (said,) = health(healthy_rows(kl=0.05, prior_gap=0.0004), 0.1)
+    assert "since step 50, and the prior predicts as well as the posterior: " in said
+    assert "prior" not in health(healthy_rows(kl=0.05, prior_gap=0.02), 0.1)[0]
+    assert health(healthy_rows(kl=2.0, prior_gap=0.0), 0.1) == []
+    without = healthy_rows(kl=0.05)
+    for row in without:
+        del row["prior_gap"]
+    assert "prior" not in health(without, 0.1)[0]
+
+
+def test_a_short_run_is_not_judged_by_its_kl() -> None:
+    assert health(healthy_rows(19, kl=0.05), 0.1) == []
+    assert len(health(healthy_rows(20, kl=0.05), 0.1)) == 1
+
+
+def test_the_warm_up_is_not_judged() -> None:
+    rows = healthy_rows(24, kl=0.05, rank_cls=1.0, codes_used=1.0)
+    for i, row in enumerate(rows):
+        row["lr"] = i / 24
+    assert health(rows, 0.1) == []  # the rate still rises
+    for i, row in enumerate(rows[4:]):
+        row["lr"] = 0.1 - i / 1000
+    rank, codes, kl = health([{"step": 0, "probe_proprio": 0.1}, *rows], 0.1)
+    assert "since step 250: " in rank  # the rate was largest at step 200
+    assert "since step 250: " in codes
+    assert len(health(rows[:12], 0.1)) == 2  # eight rows after the warm-up
+    assert kl == health(rows, 0.1)[2]
+
+
+def test_no_free_bits_leave_a_kl_of_nothing() -> None:
+    assert "floor of 0 nats" in health(healthy_rows(kl=1e-4), free_bits=0.0)[0]
+    assert health(healthy_rows(kl=1e-4)) == health(healthy_rows(kl=1e-4), free_bits=0.0)
+    assert health(healthy_rows(kl=0.05), free_bits=0.0) == []
+
+
+def test_many_skipped_steps_are_said() -> None:
+    rows = healthy_rows()  # steps 50 to 1200
+    for row in rows[12:]:
+        row["skipped_steps"] = 11
+    assert health(rows) == []  # 11 of 1150 are less than one in a hundred
+    rows[-1]["skipped_steps"] = 12
+    (said,) = health(rows)
+    assert said.startswith("more than 1% of the steps since step 50 skipped without a finite loss: ")
+
+
+@pytest.mark.parametrize("key", ["rank_cls", "codes_used", "kl"])
+def test_numbers_that_are_none_are_no_collapse(key: str) -> None:
+    assert health(healthy_rows(**{key: math.nan})) == []

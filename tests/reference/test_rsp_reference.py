@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsp_robot.pretrain.latents import free_bits, straight_through
+from rsp_robot.pretrain.latents import free_bits
 from rsp_robot.pretrain.masking import random_mask, take
 
 OUTPUT_TOLERANCE = 1e-6
@@ -32,11 +32,13 @@ def relative_error(found: Any, expected: np.ndarray) -> float:
 
 
 def test_every_output(path: Path, load_rsp_reference: Callable[[Path], Any]) -> None:
-    model, current, future, draws, expected, _ = load_rsp_reference(path)
-    settings = model.config
-    losses = model(current, future, draws)
+    model, frames, draws, latent, expected, _ = load_rsp_reference(path)
+    settings, (current, future) = model.config, frames.unbind(1)
+    losses = model(frames, draws)
     src, tgt = model.backbone(current), model.backbone(future + settings.noise_std * draws.noise)
     posterior, prior = model.posterior(src[:, 0], tgt[:, 0]), model.prior(src[:, 0])
+    sample = model.latent.sample(posterior, draws.latent)
+    assert torch.allclose(sample, latent), "the latent is the one that was drawn"
     mask = random_mask(draws.mask, settings.mask_ratio)
     visible = model.backbone.encode(take(model.backbone.embed(future), mask.keep))
     found = {
@@ -44,7 +46,7 @@ def test_every_output(path: Path, load_rsp_reference: Callable[[Path], Any]) -> 
         "tgt_h": tgt,
         "post_logits": posterior,
         "prior_logits": prior,
-        "pred_future": model.predict_future(src, straight_through(draws.latent, posterior)),
+        "pred_future": model.predict_future(src, sample),
         "h_masked": visible,
         "mask": mask.hidden,
         "ids_restore": mask.restore,
@@ -61,8 +63,8 @@ def test_every_output(path: Path, load_rsp_reference: Callable[[Path], Any]) -> 
 
 
 def test_every_gradient(path: Path, load_rsp_reference: Callable[[Path], Any]) -> None:
-    model, current, future, draws, _, expected = load_rsp_reference(path)
-    model(current, future, draws)["loss"].backward()
+    model, frames, draws, _, _, expected = load_rsp_reference(path)
+    model(frames, draws)["loss"].backward()
     learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert set(learned) == set(expected), "a gradient has nothing to be compared with"
     norms = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in learned.items()}

@@ -1,0 +1,33 @@
+"""RSP for about a hundred demonstrations on one machine without a GPU.
+
+Source:    the settings of `rsp-robot quickstart`, chosen there by measurement (docs/results.md).
+Command:   rsp-robot pretrain --preset rsp-small --data data/push.hdf5 --out runs/rsp-small
+Hardware:  2 CPU cores.
+Hours:     under 0.1.
+Expected:  unknown: compare the probes with those of step 0, random weights (rsp-robot report runs/rsp-small).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.objectives.rsp import RSPConfig
+
+CONFIG = PretrainConfig(
+    data=Path("data/push.hdf5"),
+    out=Path("runs/rsp-small"),
+    arch="vit-nano",
+    image_size=64,
+    patch_size=16,
+    objective=RSPConfig(decoder_width=128, decoder_depth=2, decoder_heads=4, min_gap=4, max_gap=16),
+    steps=2000,
+    batch_size=32,
+    base_lr=3.2e-3,  # peak 4e-4
+    min_crop=0.7,
+    flip=False,  # a mirrored robot is another robot
+    holdout=0.1,
+    probe_every=200,
+    log_every=40,
+    checkpoint_every=200,
+)

@@ -1,0 +1,174 @@
+"""``rsp-robot pretrain``: a recipe by name, changed where asked, and shown before it runs if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from rsp_robot.backbones.vit import vit_config
+from rsp_robot.experiments.presets import PRESETS, find_preset
+from rsp_robot.experiments.report.markup import short_number
+from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.objectives import OBJECTIVES, ObjectiveConfig, find_objective
+from rsp_robot.videos import VideoSource, open_videos
+
+DEFAULT_OBJECTIVE = "rsp"
+NOT_GIVEN = Path("(not given)")
+
+
+@dataclass(frozen=True)
+class PretrainCommand:
+    """A run, where its defaults come from, and whether it runs at all."""
+
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None
+    """Take the defaults of everything below from this recipe; with --help, show them."""
+    objective: Annotated[str, tyro.conf.arg(metavar="|".join(OBJECTIVES))] = DEFAULT_OBJECTIVE
+    """The method, one of these or of an installed package; its settings are those of --objective.* below."""
+    dry_run: bool = False
+    """Print the recipe as a table and stop; needs neither data nor out."""
+
+
+def default_command(options: Sequence[str]) -> PretrainCommand:
+    """Return the defaults that ``--preset`` and ``--objective`` among the options choose.
+
+    Data and out stay required, unless ``--dry-run`` is among them too.
+
+    Raises:
+        UserError: there is no preset or objective of that name.
+    """
+    preset, objective = named(options, "--preset"), named(options, "--objective")
+    dry = any(word.replace("_", "-") == "--dry-run" for word in options)
+    place: Any = NOT_GIVEN if dry else tyro.MISSING
+    config = find_preset(preset) if preset else PretrainConfig(data=NOT_GIVEN, out=NOT_GIVEN)
+    if objective and objective != config.objective.name:
+        config = replace(config, objective=find_objective(objective)())
+    return PretrainCommand(replace(config, data=place, out=place), preset, config.objective.name, dry)
+
+
+def named(options: Sequence[str], option: str) -> str | None:
+    """Return the value of the last ``option VALUE`` or ``option=VALUE``, if there is one.
+
+    >>> named(["--preset", "a", "--seed", "3", "--preset=b"], "--preset"), named(["--seed", "3"], "--preset")
+    ('b', None)
+    """
+    found = None
+    for word, following in zip(options, [*options[1:], ""], strict=True):
+        if word == option and following and not following.startswith("-"):
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def run_pretraining(command: PretrainCommand) -> Path | int:
+    """Pretrain and return the run folder, or print the recipe.
+
+    Raises:
+        UserError: the data, the settings or the run folder do not allow it.
+    """
+    if command.dry_run:
+        print_recipe(command)
+        return 0
+    from rsp_robot.pretrain.train import pretrain
+
+    return pretrain(command.config)
+
+
+def print_recipe(command: PretrainCommand, console: Console | None = None) -> None:
+    """Print what the run would do, for a person to read."""
+    config = command.config
+    source = None if config.data == NOT_GIVEN else open_videos(config.data, config.camera)
+    title = command.preset or f"{config.objective.name} on {config.arch}"
+    table = Table(title=f"Recipe: {title}", title_justify="left", title_style="bold", show_header=False)
+    for name, value in recipe(config, source).items():
+        table.add_row(name, value)
+    (Console() if console is None else console).print(table, highlight=False, markup=False)
+
+
+def recipe(config: PretrainConfig, source: VideoSource | None) -> dict[str, str]:
+    """Say what a configuration comes to, name by name.
+
+    Args:
+        config: the run.
+        source: its videos, if they are there; without them nothing is said of steps that depend on them.
+    """
+    vit = vit_config(config.arch, config.image_size, config.patch_size)
+    with torch.device("meta"):  # counted, never allocated
+        model = config.objective.build(vit)
+    rate = f"{short_number(config.peak_lr)} ({short_number(config.base_lr)} x {config.batch_size} / 256)"
+    pairs = str(config.samples_per_step)
+    if config.repeated_sampling > 1:
+        pairs += f" ({config.repeated_sampling} of each video)"
+    lines = {
+        "objective": _objective(config.objective),
+        "encoder": f"{config.arch}/{vit.patch_size} at {vit.image_size} px, {vit.patches} + 1 tokens",
+        "trainable parameters": f"{millions(model)} ({millions(model.backbone)} of them in the encoder)",
+        "batch": f"{config.batch_size} videos",
+        "pairs per step": pairs,
+        "gap": f"{config.objective.frames.min_gap} to {config.objective.frames.max_gap} frames",
+        **_length(config, source),
+        "peak learning rate": rate,
+        "optimiser": f"AdamW, weight decay {config.weight_decay:g}"
+        + (f", gradient cut to {config.clip_grad:g}" if config.clip_grad else ""),
+        "augmentation": _augmentation(config),
+        "precision": config.precision + (", compiled" if config.compile else ""),
+    }
+    return lines
+
+
+def _objective(objective: ObjectiveConfig) -> str:
+    """Name the method and the settings that are not its defaults."""
+    changed = [
+        f"{entry.name} {value}"
+        for entry in fields(objective)
+        if (value := getattr(objective, entry.name)) != getattr(type(objective)(), entry.name)
+    ]
+    return f"{objective.name} with {', '.join(changed)}" if changed else f"{objective.name}, all settings its defaults"
+
+
+def _length(config: PretrainConfig, source: VideoSource | None) -> dict[str, str]:
+    """Videos, epochs, steps and warm-up, as far as they are known."""
+    lines = {}
+    videos = None
+    if source is not None:
+        from rsp_robot.pretrain.train import split_videos
+
+        training, held_out = split_videos(source, config.holdout)
+        videos = len(training)
+        frames = sum(source.length(video) for video in training)
+        lines["videos"] = f"{videos:,} of {frames:,} frames" + (f", {len(held_out):,} held out" if held_out else "")
+    elif config.holdout:
+        lines["videos"] = f"{config.holdout:.0%} of them held out"
+    if config.passes is not None:
+        lines["real epochs"] = f"{config.passes:g}" + (
+            f" ({config.epochs:g} / {config.repeated_sampling})" if config.repeated_sampling > 1 else ""
+        )
+    if config.passes is None or videos is not None:
+        steps = config.total_steps(videos or 0)
+        if videos is not None and config.passes is None:
+            lines["real epochs"] = f"{steps * config.batch_size / videos:.4g}"
+        lines["steps"] = f"{steps:,}"
+        lines["warm-up"] = f"{config.warmup_steps(steps):,} of them, then a cosine to zero"
+    else:
+        lines["warm-up"] = f"{config.warmup * config.passes:g} real epochs, then a cosine to zero"
+    return lines
+
+
+def _augmentation(config: PretrainConfig) -> str:
+    parts = [f"crops of {config.min_crop:g} to 1 of the picture" if config.min_crop < 1 else "no crop"]
+    parts.append("mirrored at random" if config.flip else "no mirroring")
+    return ", ".join(parts) + ("" if config.same_augmentation else ", each frame on its own")
+
+
+def millions(module: torch.nn.Module) -> str:
+    """Trainable parameters as text: ``59.0 M``."""
+    count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return f"{count / 1e6:.1f} M"

@@ -1,0 +1,163 @@
+"""What a pretraining run is told: its configuration, and the numbers that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rsp_robot.errors import UserError
+from rsp_robot.pretrain.objectives import ObjectiveConfig, find_objective
+from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.pretrain.schedule import scaled_lr
+from rsp_robot.run_folder import plain
+
+WHERE_IT_RUNS = ("out", "resume", "device", "prefetch", "wandb")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pretrain a visual encoder on demonstration videos."""
+
+    data: Path
+    """An HDF5 demonstration file, a video file, or a folder of videos."""
+    out: Path
+    """The run folder to write."""
+    camera: str | None = None
+    """Camera of a demonstration file; the first by default."""
+    arch: str = "vit-small"
+    """vit-nano, vit-tiny, vit-small, vit-base or vit-large."""
+    image_size: int = 224
+    """Side of the encoder's input in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    objective: ObjectiveConfig = field(default_factory=RSPConfig)
+    """The method and its settings."""
+    init: Path | None = None
+    """Start from these weights: a published checkpoint, an encoder folder or a run folder."""
+
+    steps: int = 20_000
+    """Optimiser steps; not used where ``epochs`` is given."""
+    epochs: float | None = None
+    """Samples drawn from each video in the whole run; repeated sampling r visits every video epochs/r times."""
+    batch_size: int = 256
+    """Videos per optimiser step, over all processes and all accumulated micro-batches."""
+    repeated_sampling: int = 1
+    """Samples drawn from each of those videos."""
+    micro_batch: int | None = None
+    """Videos per forward pass and process; gradients accumulate up to the batch size. The whole share by default."""
+    base_lr: float = 1.5e-4
+    """Learning rate for a batch of 256; the peak is base_lr x batch_size / 256."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises from zero; a cosine takes it back to zero."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay, on matrices and tokens only."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient; longer ones are cut to it. Off by default."""
+
+    min_crop: float = 0.5
+    """Smallest area of the random crop as a share of the picture; 1 turns it off."""
+    flip: bool = True
+    """Mirror half of the samples."""
+    same_augmentation: bool = True
+    """Crop and mirror all frames of a sample alike; otherwise each frame on its own."""
+
+    seed: int = 0
+    """Decides initial weights, samples, crops and everything that the objective draws."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass: bf16 by autocast, fp16 by autocast with loss scaling."""
+    compile: bool = False
+    """Compile the objective with torch.compile; worth its minute or two on a GPU."""
+    prefetch: int = 2
+    """Batches read ahead by a thread of their own."""
+
+    pooling: str = "cls"
+    """Pooling of the exported encoder: cls, mean, cls+mean or grid<k>."""
+    holdout: float = 0.0
+    """Share of the videos, the last ones, that training never sees."""
+    probe_every: int | None = None
+    """Steps between linear probes on held-out demonstrations (of a demonstration file; needs a holdout)."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+    keep_every: int | None = None
+    """Also keep the checkpoint of every so many steps."""
+    keep_doublings: bool = False
+    """Also save and keep the checkpoints of steps 1, 2, 4, 8, ..."""
+    patience: int = 5
+    """Steps in a row without a finite loss before the run gives up; such steps are skipped."""
+    wandb: str | None = None
+    """Also log to this Weights & Biases project (pip install wandb)."""
+    resume: bool = False
+    """Go on with the run in ``out``."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "repeated_sampling", "log_every", "checkpoint_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("epochs", "micro_batch", "clip_grad", "probe_every", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name} must be positive, not {value}; leave it out to turn it off")
+        if not 0 <= self.warmup < 1 or not 0 <= self.holdout < 1:
+            raise UserError("warmup and holdout are shares in [0, 1); correct the settings")
+        if not 0 < self.min_crop <= 1:
+            raise UserError(f"min_crop {self.min_crop} must lie in (0, 1]; 1 turns cropping off")
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples (frame pairs, clips) that one optimiser step sees."""
+        return self.batch_size * self.repeated_sampling
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up; repeated sampling does not count (as in the published recipe)."""
+        return scaled_lr(self.base_lr, self.batch_size)
+
+    @property
+    def passes(self) -> float | None:
+        """How often every video is visited, where ``epochs`` says it."""
+        return None if self.epochs is None else self.epochs / self.repeated_sampling
+
+    def total_steps(self, videos: int) -> int:
+        """Optimiser steps of the whole run over so many videos."""
+        if self.passes is None:
+            return self.steps
+        return max(1, round(self.passes * videos / self.batch_size))
+
+    def warmup_steps(self, steps: int) -> int:
+        """Optimiser steps of the warm-up."""
+        return int(self.warmup * steps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two runs the same run, wherever they are started from."""
+        kept = {key: value for key, value in plain(self).items() if key not in WHERE_IT_RUNS}
+        kept["data"] = str(self.data.resolve())
+        kept["objective"] = {"name": self.objective.name, **kept["objective"]}
+        return kept
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """Read the configuration that a run folder of `rsp-robot pretrain` was made with.
+
+    Raises:
+        UserError: the folder holds no such run.
+    """
+    try:
+        stored: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        settings = dict(stored.pop("objective"))
+        objective = find_objective(settings.pop("name"))(**settings)
+        known = {entry.name for entry in dataclasses.fields(PretrainConfig)}
+        kept = {key: value for key, value in stored.items() if key in known}
+        paths = {"data": Path(stored["data"]), "out": run, "init": stored.get("init") and Path(stored["init"])}
+        return PretrainConfig(**{**kept, **paths, "objective": objective})
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        raise UserError(f"{run} is not a run folder of `rsp-robot pretrain`; give one") from None

@@ -1,0 +1,62 @@
+"""Evaluations that run every so many steps of pretraining, each on frames that training never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rsp_robot.errors import UserError
+from rsp_robot.pooling import pool
+from rsp_robot.preprocessing import Preprocessing
+from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.objectives import Objective
+from rsp_robot.pretrain.probe import Probe
+from rsp_robot.videos import VideoSource
+
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something to evaluate every ``every`` steps, at step 0 and at the end."""
+
+    every: int
+    evaluate: Callable[[Objective, torch.device], dict[str, float]]
+    """Looks at the objective as it is now and names what it sees."""
+
+
+def make_hooks(config: PretrainConfig, source: VideoSource, training: list[int], held_out: list[int]) -> list[Hook]:
+    """Return the evaluations that a run asks for.
+
+    Raises:
+        UserError: the videos do not allow one.
+    """
+    if config.probe_every is None:
+        return []
+    if not held_out:
+        raise UserError("a probe needs videos that training does not see; set --holdout, for example 0.1")
+    probe = Probe.of(source, training, held_out)
+    if isinstance(probe, str):
+        raise UserError(f"no probe is possible: {probe}; leave out --probe-every")
+
+    def evaluate(objective: Objective, device: torch.device) -> dict[str, float]:
+        def encode(frames: np.ndarray) -> np.ndarray:
+            return embed(objective, frames, config.pooling, device)
+
+        return probe(encode)
+
+    return [Hook(config.probe_every, evaluate)]
+
+
+@torch.no_grad()
+def embed(objective: Objective, frames: np.ndarray, pooling: str, device: torch.device) -> np.ndarray:
+    """Pooled features of the encoder as it is now: uint8 ``(B, H, W, 3)`` -> float32 ``(B, D)``."""
+    preprocess = Preprocessing(objective.vit.image_size)
+    chunks = [
+        pool(objective.backbone(preprocess(frames[i : i + CHUNK], device)), pooling).float().cpu().numpy()
+        for i in range(0, len(frames), CHUNK)
+    ]
+    return np.concatenate(chunks)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from rsp_robot.encoder import FrozenEncoder
+from rsp_robot.errors import UserError
+from rsp_robot.experiments.usage import parse_options
+from rsp_robot.experiments.verbs.export import ExportCommand, export
+from rsp_robot.exporting import FORMS
+
+SPEC = "random:vit-nano/16@32#3"
+
+
+def parse(*words: str) -> ExportCommand:
+    command: ExportCommand = parse_options(ExportCommand, list(words), "rsp-robot export", "")
+    return command
+
+
+def test_the_formats_offered_are_those_there_are() -> None:
+    assert get_args(get_type_hints(ExportCommand)["format"]) == tuple(FORMS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_encoder_is_exported(tmp_path: Path, form: str) -> None:
+    command = parse("--encoder", SPEC, "--out", str(tmp_path / "out"), "--format", form)
+    assert export(command) == tmp_path / "out"
+    weights = "encoder.pth" if form == "published" else "model.safetensors"
+    assert (
+        FrozenEncoder.load(tmp_path / "out" / weights).weights_checksum() == FrozenEncoder.load(SPEC).weights_checksum()
+    )
+
+
+def test_the_usual_format_is_a_folder_of_ours(tmp_path: Path) -> None:
+    export(parse("--encoder", SPEC, "--out", str(tmp_path / "out")))
+    assert FrozenEncoder.load(tmp_path / "out").fingerprint == FrozenEncoder.load(SPEC).fingerprint
+    export(parse("--encoder", SPEC, "--out", str(tmp_path / "half"), "--half"))
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("out", "half")]
+    assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_nothing_to_export_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no encoder in"):
+        export(parse("--encoder", str(tmp_path / "absent"), "--out", str(tmp_path / "out")))
