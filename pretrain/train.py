@@ -36,6 +36,8 @@ from rsp_robot.videos import VideoSource, open_videos
 
 MONITORED_FRAMES = 256
 MOST_DUMPS = 10
+MEASURED_BY_THE_CLOCK = ("pairs_per_s", "data_wait", "peak_memory_mib")
+"""Metrics that differ between two otherwise equal runs."""
 
 
 def pretrain(config: PretrainConfig) -> Path:

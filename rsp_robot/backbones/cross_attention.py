@@ -10,11 +10,15 @@ from torch import nn
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries ``(B, Nq, D)`` over keys and values ``(B, Nk, D)``."""
+    """Multi-head attention of queries ``(B, Nq, D)`` over keys and values ``(B, Nk, D)``.
 
-    def __init__(self, width: int, heads: int) -> None:
+    ``fused`` computes it by ``scaled_dot_product_attention``; without it the same is written out, as in timm's
+    ``Attention`` without ``fused_attn``.
+    """
+
+    def __init__(self, width: int, heads: int, fused: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused = heads, fused
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
@@ -25,7 +29,10 @@ class CrossAttention(nn.Module):
         head = width // self.heads
         q = self.q(queries).reshape(batch, n_queries, self.heads, head).transpose(1, 2)
         k, v = self.kv(memory).reshape(batch, memory.shape[1], 2, self.heads, head).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        if self.fused:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:
+            attended = (q * head**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
         projected: torch.Tensor = self.proj(attended.transpose(1, 2).reshape(batch, n_queries, width))
         return projected
 

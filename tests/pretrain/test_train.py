@@ -24,7 +24,7 @@ from rsp_robot.pretrain.checkpoints import build_objective, checkpoint_path, loa
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.engine import Engine
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.train import pretrain, split_videos
+from rsp_robot.pretrain.train import MEASURED_BY_THE_CLOCK, pretrain, split_videos
 
 CPU = torch.device("cpu")
 RSP = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, classes=4, min_gap=2, max_gap=4)
@@ -56,7 +56,7 @@ def result(run: Path) -> tuple[dict[str, bytes], dict[str, torch.Tensor]]:
 
 def untimed(row: dict[str, Any]) -> dict[str, Any]:
     """Leave out of a row what depends on the machine's mood."""
-    return {key: value for key, value in row.items() if key not in ("pairs_per_s", "data_wait", "peak_memory_mib")}
+    return {key: value for key, value in row.items() if key not in MEASURED_BY_THE_CLOCK}
 
 
 def assert_same_result(found: Path, expected: Path) -> None:

@@ -36,9 +36,10 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: in
     return out
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @torch.no_grad()
-def test_equals_a_plain_softmax() -> None:
-    module = shaken(CrossAttention(WIDTH, HEADS))
+def test_equals_a_plain_softmax(fused: bool) -> None:
+    module = shaken(CrossAttention(WIDTH, HEADS, fused))
     queries, memory = draw(3, 5, WIDTH, seed=10), draw(3, 7, WIDTH, seed=11)
     kv = memory @ module.kv.weight.T + module.kv.bias
     q = queries @ module.q.weight.T + module.q.bias
