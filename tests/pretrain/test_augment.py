@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resized_crop
 
-from rsp_robot.pretrain.augment import crop_and_flip, draw_boxes
+from rsp_robot.preprocessing import Preprocessing
+from rsp_robot.pretrain.augment import Augmentation, crop_and_flip, draw_boxes
+from rsp_robot.pretrain.config import PretrainConfig
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 NO, YES = torch.tensor([False]), torch.tensor([True])
@@ -115,3 +120,105 @@ def test_boxes_follow_the_generator() -> None:
     first, again, other = (draw_boxes(4, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+# -- samples of several frames -----------------------------------------------------------------------------------------
+
+
+def pictures(batch: int = 6, views: int = 2) -> torch.Tensor:
+    """Samples ``(B, K, H, W, 3)``, every frame another one."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 255, (batch, views, 16, 16, 3), dtype=torch.uint8, generator=generator)
+
+
+def alike(batch: int = 6, views: int = 2) -> torch.Tensor:
+    """Samples whose frames are all the same picture."""
+    return pictures(1, 1).repeat(batch, views, 1, 1, 1)
+
+
+def augmented(frames: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
+    return Augmentation(16, **settings)(frames, torch.Generator().manual_seed(seed))
+
+
+def as_the_encoder_sees(frames: torch.Tensor) -> torch.Tensor:
+    whole = Preprocessing(16)(frames.flatten(0, 1).numpy(), torch.device("cpu"))
+    return whole.unflatten(0, frames.shape[:2])
+
+
+def mirrored(found: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """``(B, K)``: which frames were mirrored; every other one has to be as it was."""
+    expected = as_the_encoder_sees(frames)
+    as_it_was = (found - expected).abs().amax(dim=(2, 3, 4)) < 1e-2
+    turned = (found.flip(-1) - expected).abs().amax(dim=(2, 3, 4)) < 1e-2
+    assert (as_it_was ^ turned).all()
+    return turned
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_all_frames_of_a_sample_are_cut_and_mirrored_alike(views: int) -> None:
+    frames = pictures(6, 1).repeat(1, views, 1, 1, 1)
+    found = augmented(frames)
+    assert found.shape == (6, views, 3, 16, 16) and found.dtype == torch.float32
+    assert all(torch.equal(found[:, 0], found[:, view]) for view in range(views))
+    assert not torch.allclose(found, as_the_encoder_sees(frames), atol=0.1)
+    assert torch.equal(found, augmented(frames)) and not torch.allclose(found, augmented(frames, seed=1))
+
+
+def test_each_frame_on_its_own() -> None:
+    frames = pictures(64, 1).repeat(1, 2, 1, 1, 1)
+    found = augmented(frames, same=False)
+    assert torch.equal(found, augmented(frames, same=False))
+    assert ((found[:, 0] - found[:, 1]).abs().amax(dim=(1, 2, 3)) > 0.1).all()
+    turned = mirrored(augmented(frames, same=False, min_crop=1.0), frames)
+    assert 0.3 < (turned[:, 0] == turned[:, 1]).float().mean() < 0.7, "mirrored independently of each other"
+    together = mirrored(augmented(frames, min_crop=1.0), frames)
+    assert (together[:, 0] == together[:, 1]).all()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_frames_keep_their_places(same: bool) -> None:
+    frames = pictures(5, 3)
+    found = augmented(frames, same=same, min_crop=1.0)
+    mirrored(found, frames)
+    for sample, view in ((0, 0), (4, 2), (2, 1)):
+        changed = frames.clone()
+        changed[sample, view] = 0
+        different = (augmented(changed, same=same) != augmented(frames, same=same)).flatten(2).any(dim=2)
+        assert different.nonzero().tolist() == [[sample, view]]
+
+
+def test_samples_of_a_batch_are_cut_differently() -> None:
+    first = augmented(alike(), flip=False)[:, 0]
+    assert all((first[i] - first[j]).abs().max() > 0.1 for i in range(6) for j in range(i))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_without_augmentation_training_sees_what_the_encoder_will(same: bool) -> None:
+    frames = pictures()
+    found = augmented(frames, min_crop=1.0, flip=False, same=same)
+    torch.testing.assert_close(found, as_the_encoder_sees(frames), rtol=0, atol=1e-3)
+
+
+def test_half_of_the_samples_are_mirrored() -> None:
+    frames = alike(400)
+    assert 0.4 < mirrored(augmented(frames, min_crop=1.0), frames).float().mean() < 0.6
+    assert not mirrored(augmented(frames, min_crop=1.0, flip=False), frames).any()
+
+
+def test_crops_are_as_large_as_asked() -> None:
+    """A ramp from left to right: its spread in a crop tells the crop's width."""
+    ramp = torch.arange(0, 256, 8, dtype=torch.uint8)[None, None, None, :, None].expand(200, 1, 32, 32, 3)
+    whole = augmented(ramp[:1], min_crop=1.0, flip=False)
+    widths = {}
+    for least in (0.5, 0.9):
+        found = augmented(ramp, min_crop=least, flip=False)
+        spread = (found[..., -1] - found[..., 0]).mean(dim=(1, 2, 3))
+        widths[least] = spread / (whole[..., -1] - whole[..., 0]).mean()
+    assert (0.5 * 3 / 4) ** 0.5 - 0.05 < widths[0.5].min() < 0.75
+    assert (0.9 * 3 / 4) ** 0.5 - 0.05 < widths[0.9].min() < widths[0.9].max() <= 1.02
+
+
+def test_the_augmentation_that_a_run_asks_for() -> None:
+    config = PretrainConfig(Path("d"), Path("o"), image_size=64, min_crop=0.7, flip=False, same_augmentation=False)
+    assert Augmentation.of(config) == Augmentation(image_size=64, min_crop=0.7, flip=False, same=False)
+    assert Augmentation.of(PretrainConfig(Path("d"), Path("o"))) == Augmentation(224)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from rsp_robot.devices import pick_device
+from rsp_robot.devices import peak_memory_mib, pick_device
 from rsp_robot.errors import UserError
 
 
@@ -45,3 +49,34 @@ def test_a_name_that_is_no_device_is_refused_in_one_line(cuda_devices, name: str
     with pytest.raises(UserError, match=f"'{name}' is not a device; use auto, cpu, cuda or cuda:<index>") as caught:
         pick_device(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_of_the_processor_is_that_of_the_process() -> None:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak_kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    assert peak_memory_mib(torch.device("cpu")) == pytest.approx(peak_kib / 1024, rel=0.05)
+
+
+def test_peak_memory_stays_when_memory_is_given_back() -> None:
+    """In a process of its own: this one may have held more before."""
+    code = """
+import torch
+from rsp_robot.devices import peak_memory_mib
+cpu = torch.device("cpu")
+before = peak_memory_mib(cpu)
+block = torch.ones(int(before + 100) * 2**18)  # float32: as many MiB
+held = peak_memory_mib(cpu)
+del block
+print(before, held, peak_memory_mib(cpu))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, held, after = map(float, done.stdout.split())
+    assert before + 100 <= held <= 2 * before + 110 and after >= held
+
+
+def test_peak_memory_of_a_gpu_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 3 * 2**20)
+    assert peak_memory_mib(torch.device("cuda", 1)) == 3.0
+    assert asked == [torch.device("cuda", 1)]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.errors import Preempted, UserError, unknown_name
 
 
 def test_unknown_name_offers_the_nearest_names() -> None:
@@ -27,3 +27,8 @@ def test_far_names_list_the_options_sorted_and_say_how_many_are_left_out() -> No
 
 def test_the_message_is_one_line() -> None:
     assert "\n" not in str(unknown_name("task", "two\nlines", ["push"]))
+
+
+def test_a_preempted_run_is_no_mistake_of_the_user() -> None:
+    assert not issubclass(Preempted, UserError) and not issubclass(UserError, Preempted)
+    assert str(Preempted("stopped by SIGTERM, all saved")) == "stopped by SIGTERM, all saved"

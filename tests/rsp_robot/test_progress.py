@@ -106,3 +106,37 @@ def test_an_error_in_the_block_passes_through_and_ends_the_bar(monkeypatch: pyte
     with pytest.raises(KeyError), Progress("collect", total=4) as bar:
         raise KeyError
     assert bar._rich is not None and bar._rich.finished is False and not bar._rich.live.is_started
+
+
+def test_a_message_in_a_log_is_a_line_of_its_own(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", total=2, unit="steps") as bar:
+        bar.say("warning: [bold]collapse[/bold] in runs/a")
+        clock.now += 1
+        bar.update(2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "warning: [bold]collapse[/bold] in runs/a",
+        "train: 2/2 steps  1s elapsed, eta 0s",
+    ]
+
+
+def test_a_message_on_a_terminal_stands_above_the_bar_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with Progress("train", total=4, unit="steps") as bar:
+        bar.update(1)
+        bar.say("warning: [bold]collapse[/bold] in runs/3")
+        bar.update(1)
+    shown = terminal.getvalue()
+    assert shown.count("warning: [bold]collapse[/bold] in runs/3") == 1, "no markup, no colours"
+    assert "2/4" in shown[shown.index("warning") :]
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", total=2, quiet=True) as bar:
+        bar.say("warning: collapse")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -149,3 +152,112 @@ def test_checkpoints_and_media_are_made_when_first_used(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "versions.json"]
     assert run.checkpoints == tmp_path / "checkpoints" and run.checkpoints.is_dir()
     assert run.media == tmp_path / "media" and run.media.is_dir()
+
+
+# -- lists become histograms -------------------------------------------------------------------------------------------
+
+
+def test_lists_are_rows_of_json_and_histograms_of_tensorboard(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path, {})
+    run.log(3, loss=2.0, kl_per_group=[0.25, 0.5, 0.0, 0.25])
+    run.log(4, kl_per_group=[1.0])
+    run.close()
+    assert run.metrics() == [
+        {"step": 3, "loss": 2.0, "kl_per_group": [0.25, 0.5, 0.0, 0.25]},
+        {"step": 4, "kl_per_group": [1.0]},
+    ]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [3]
+    assert "kl_per_group" not in board.Tags()["scalars"]
+    first, second = board.Histograms("kl_per_group")
+    found = first.histogram_value
+    assert (first.step, found.num, found.min, found.max, found.sum) == (3, 4, 0.0, 0.5, 1.0)
+    assert (second.step, second.histogram_value.num) == (4, 1)
+
+
+def test_what_is_not_finite_is_left_out_of_histograms_and_kept_in_the_rows(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path, {})
+    run.log(1, kl=[1.0, float("nan"), float("inf"), 3.0], all_bad=[float("nan")], empty=[])
+    run.close()
+    (row,) = run.metrics()
+    assert np.array_equal(row["kl"], [1.0, np.nan, np.inf, 3.0], equal_nan=True)
+    assert np.isnan(row["all_bad"]).all() and row["empty"] == []
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert board.Tags()["histograms"] == ["kl"]
+    found = board.Histograms("kl")[0].histogram_value
+    assert (found.num, found.min, found.max) == (2, 1.0, 3.0)
+
+
+# -- Weights & Biases --------------------------------------------------------------------------------------------------
+
+
+def test_without_wandb_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.open(tmp_path, {})
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError) as error:
+        run.add_wandb("project", {})
+    assert str(error.value) == "the package wandb is not installed; pip install wandb, or leave out --wandb"
+    run.log(1, loss=1.0)
+    run.close()
+
+
+class FakeWandb:
+    """Writes down what it and TensorBoard's writer are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: list[tuple[str, dict[str, Any]]] = []
+
+        class Board:
+            def __init__(self, folder: str, purge_step: int) -> None:
+                told.append(("open board", {}))
+
+            def add_scalar(self, name: str, value: float, step: int) -> None:
+                told.append((name, {}))
+
+            def close(self) -> None:
+                told.append(("close board", {}))
+
+        self.told, self.tensorboard = told, self
+        monkeypatch.setitem(sys.modules, "wandb", self)
+        monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", Board)
+
+    def patch(self, **settings: Any) -> None:
+        self.told.append(("patch", settings))
+
+    def init(self, **settings: Any) -> FakeWandb:
+        self.told.append(("init", settings))
+        return self
+
+    def finish(self) -> None:
+        self.told.append(("finish", {}))
+
+
+def test_wandb_is_told_before_the_board_and_finished_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = FakeWandb(monkeypatch)
+    run = RunFolder.open(tmp_path / "a", Config())
+    run.add_wandb("project", Config())
+    run.log(1, loss=1.0)
+    run.close()
+    run.close()
+    assert [what for what, _ in wandb.told] == ["patch", "init", "open board", "loss", "close board", "finish"]
+    assert wandb.told[0][1] == {"root_logdir": str(run.path / "tensorboard")}
+    settings = wandb.told[1][1]
+    assert (settings["project"], settings["name"], settings["resume"]) == ("project", "a", "allow")
+    assert settings["config"] == plain(Config()) and settings["dir"] == str(run.path)
+
+
+def test_a_resumed_run_is_the_same_one_for_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = FakeWandb(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    RunFolder.open(tmp_path / "x" / "a", {}).add_wandb("p", {})
+    RunFolder.open(Path("x/a"), {}, resume=True).add_wandb("p", {})
+    RunFolder.open(tmp_path / "y" / "a", {}).add_wandb("p", {})
+    first, again, other = (settings["id"] for what, settings in wandb.told if what == "init")
+    assert first == again != other
+    assert first.startswith("a-") and len(first) == 2 + 8
