@@ -94,6 +94,13 @@ VERBS = {
         "export --encoder runs/rsp-push --out exported/rsp-push --format timm",
         "nothing was written; run the same command again",
     ),
+    "bench": Verb(
+        "rsp_robot.experiments.verbs.bench:BenchCommand",
+        "rsp_robot.experiments.verbs.bench:run_bench",
+        "Measure the pretraining step, each optimisation in it, and the plain formulation, on this machine",
+        "bench pretrain --out bench.json",
+        "nothing was written; run the same command again",
+    ),
     "doctor": Verb(
         "rsp_robot.experiments.doctor:DoctorConfig",
         "rsp_robot.experiments.doctor:doctor",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rsp_robot.backbones.cross_attention import use_fused_attention
 from rsp_robot.pretrain.batches import Prepared
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.distributed import World
@@ -21,6 +22,14 @@ from rsp_robot.pretrain.schedule import parameter_groups
 
 BETAS = (0.9, 0.95)
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fuses_attention(device: torch.device, precision: str) -> bool:
+    """Whether scaled_dot_product_attention is the faster attention: everywhere but in bf16 on a CPU.
+
+    There it took three times as long as two products and a softmax (docs/performance.md).
+    """
+    return device.type != "cpu" or precision != "bf16"
 
 
 class Engine:
@@ -44,6 +53,7 @@ class Engine:
             backend: of torch.compile.
         """
         self.objective, self.config, self.world = objective, config, world
+        use_fused_attention(objective, fuses_attention(world.device, config.precision))
         if config.compile:
             objective.compile(fullgraph=True, backend=backend)
         self.forward: nn.Module = objective

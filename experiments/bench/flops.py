@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from rsp_robot.backbones.cross_attention import use_fused_attention
 from rsp_robot.backbones.vit import ViTConfig
-from rsp_robot.experiments.bench.formulations import use_fused_attention
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 
 

@@ -6,10 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from timm.models.vision_transformer import Attention
-from torch import nn
 
-from rsp_robot.backbones.cross_attention import CrossAttention
+from rsp_robot.backbones.cross_attention import use_fused_attention
 from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.pretrain.latents import balanced_kl, free_bits
 from rsp_robot.pretrain.masking import random_mask
@@ -41,26 +39,27 @@ class Formulation:
 
 FULL, PLAIN = "full setting", "plain formulation"
 LABELS = {
-    "compile": "torch.compile",
-    "bf16": "bf16",
-    "fused_attention": "fused attention",
-    "one_pass": "one pass for both frames",
-    "lazy_prior": "skipping the prior's decoding",
-    "fused_optimiser": "fused AdamW",
+    "compile": ("torch.compile off", "torch.compile on"),
+    "bf16": ("bf16 off: fp32", "bf16 on"),
+    "fused_attention": ("attention written out", "attention fused"),
+    "one_pass": ("a pass for each frame", "one pass for both frames"),
+    "lazy_prior": ("prior decoded every step", "prior decoded when logged"),
+    "fused_optimiser": ("AdamW not fused", "AdamW fused"),
 }
+"""What the table calls a formulation that differs from the full setting in one switch: where it is off, where on."""
 
 
 def formulations(full: Formulation, switches: Collection[str] = tuple(LABELS)) -> dict[str, Formulation]:
     """Return the rows of the table: the full setting, each switch turned over alone, the plain formulation.
 
     >>> list(formulations(Formulation(bf16=True), ["compile", "bf16"]))
-    ['full setting', 'with torch.compile', 'without bf16', 'plain formulation']
+    ['full setting', 'torch.compile on', 'bf16 off: fp32', 'plain formulation']
     """
     rows = {FULL: full}
-    for switch in LABELS:
+    for switch, labels in LABELS.items():
         if switch in switches:
-            on = getattr(full, switch)
-            rows[f"{'without' if on else 'with'} {LABELS[switch]}"] = replace(full, **{switch: not on})
+            turned = not getattr(full, switch)
+            rows[labels[turned]] = replace(full, **{switch: turned})
     return rows | {PLAIN: Formulation()}
 
 
@@ -124,12 +123,3 @@ def build(
     if weights is not None:
         model.load_state_dict(weights)
     return model.to(device)
-
-
-def use_fused_attention(model: nn.Module, fused: bool) -> None:
-    """Compute all attention of a model by scaled_dot_product_attention, or write it out."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.fused_attn = fused
-        elif isinstance(module, CrossAttention):
-            module.fused = fused

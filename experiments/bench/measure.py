@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -55,8 +57,8 @@ def memory_of(work: Callable[[], object], device: torch.device) -> int:
         work()
         synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it chats on stderr
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with _silent(), torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         work()
     assert profile.profiler is not None and profile.profiler.kineto_results is not None
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -65,3 +67,17 @@ def memory_of(work: Callable[[], object], device: torch.device) -> int:
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what is written to stderr, from C++ too: the profiler chats."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from rsp_robot.backbones.cross_attention import use_fused_attention
 from rsp_robot.backbones.vit import ViTConfig, vit_config
 from rsp_robot.devices import pick_device
 from rsp_robot.errors import UserError
@@ -21,7 +23,7 @@ from rsp_robot.experiments.doctor import cpu_has_bf16
 from rsp_robot.pretrain.batches import Prepared
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.distributed import World
-from rsp_robot.pretrain.engine import Engine
+from rsp_robot.pretrain.engine import Engine, fuses_attention
 from rsp_robot.pretrain.objectives.rsp import Draws, RSPConfig
 from rsp_robot.progress import Progress
 
@@ -164,6 +166,7 @@ class Contender:
         )
         self.formulation, self.device, self.whole = formulation, world.device, whole
         self.engine = Engine(model, config, world, fused=formulation.fused_optimiser)
+        use_fused_attention(model, formulation.fused_attention)  # the engine has made its own choice
         if not formulation.fused_optimiser and world.device.type == "cuda":
             for group in self.engine.optimizer.param_groups:
                 group["foreach"] = True  # what torch takes on a GPU unless it is told otherwise
@@ -177,6 +180,11 @@ class Contender:
     def step(self) -> dict[str, torch.Tensor]:
         """Take one optimiser step over the whole batch."""
         return self.engine.step(self.batches, RATE)
+
+    def run(self, steps: int) -> None:
+        """Take some steps, reading nothing back."""
+        for _ in range(steps):
+            self.step()
 
     def warm_up(self, steps: int) -> tuple[float, int]:
         """Compile, and fill optimiser and caches; return the loss of the first step and the memory of one step.
@@ -192,8 +200,7 @@ class Contender:
                 self.engine.optimizer.zero_grad(set_to_none=True)
             if loss is None:  # the exception holds on to the memory until here
                 self._halve()
-        for _ in range(steps - 1):
-            self.step()
+        self.run(steps - 1)
         return loss, self._held() + memory_of(self.step, self.device)
 
     def _halve(self) -> None:
@@ -220,11 +227,12 @@ def split(whole: Prepared, size: int) -> Iterator[Prepared]:
 def full_formulation(device: torch.device, compile: bool) -> Formulation:
     """Return what is fast on a device: everything, but bf16 only in hardware, and compilation only on a GPU.
 
-    On the CPU a compilation takes minutes, one for every row, and gained little where it was measured.
+    On the CPU a compilation takes minutes, one for every row, and gained little where it was measured. Attention is as
+    the engine chooses it.
     """
     cuda = device.type == "cuda"
     bf16 = torch.cuda.is_bf16_supported() if cuda else cpu_has_bf16()
-    return Formulation(compile and cuda, bf16, True, True, True, True)
+    return Formulation(compile and cuda, bf16, fuses_attention(device, "bf16" if bf16 else "fp32"), True, True, True)
 
 
 def has_compiler() -> bool:
@@ -264,7 +272,7 @@ def measure(bench: PretrainBench, quiet: bool = False) -> Measured:
         for _ in range(rounds):
             peaks = {precision: max(best, matmul_peak(device, precision)) for precision, best in peaks.items()}
             for name, contender in contenders.items():
-                times[name].append(seconds(lambda go=contender.step: [go() for _ in range(steps)], device) / steps)
+                times[name].append(seconds(partial(contender.run, steps), device) / steps)
                 bar.update(1, **{"pairs/s": size / times[name][-1]})
     return Measured(
         tuple(

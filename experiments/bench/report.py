@@ -27,7 +27,7 @@ def print_measured(measured: Measured, bench: PretrainBench, device: torch.devic
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for title in ("pairs/s", "± %", "x full", "x plain", "TFLOP/s", "of peak", "MiB"):
+    for title in ("pairs/s", "±%", "x full", "x plain", "of peak", "MiB"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in measured.rows:
         table.add_row(*cells(measured, row))
@@ -62,10 +62,9 @@ def cells(measured: Measured, row: Row) -> list[str]:
     return [
         row.name,
         f"{measured.pairs_s(row):.4g}",
-        f"{row.spread / 2:.0%}".rstrip("%"),
+        f"{100 * row.spread / 2:.0f}",
         f"{measured.speed_up(row, full):.2f}",
         f"{measured.speed_up(row, plain):.2f}",
-        _tera(measured.flops_s(row)),
         f"{measured.of_peak(row):.0%}",
         f"{row.memory / MIB:.0f}",
     ]
@@ -77,7 +76,7 @@ def notes(measured: Measured, bench: PretrainBench) -> Iterator[str]:
     if not bench.compile:
         yield "torch.compile was left out (--no-compile)"
     elif not full.compile:
-        yield "torch.compile is not part of the full setting on a CPU: every row would take minutes to compile"
+        yield "torch.compile is no part of the full setting on a CPU, where every row would take minutes to compile"
     if not full.bf16:
         yield "bf16 is not part of the full setting: this machine has no bf16 arithmetic in hardware"
     for row in measured.rows:

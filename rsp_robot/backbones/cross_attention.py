@@ -56,3 +56,12 @@ class CrossSelfBlock(nn.Module):
         tokens = tokens + self.attn(self.norm3(tokens))
         updated: torch.Tensor = tokens + self.mlp2(self.norm4(tokens))
         return updated
+
+
+def use_fused_attention(model: nn.Module, fused: bool) -> None:
+    """Compute all attention of a model by scaled_dot_product_attention, or write it out."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = fused  # type: ignore[misc]  # final for TorchScript only
+        elif isinstance(module, CrossAttention):
+            module.fused = fused

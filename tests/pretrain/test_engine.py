@@ -15,7 +15,7 @@ from rsp_robot.pretrain.batches import Prepared
 from rsp_robot.pretrain.checkpoints import build_objective
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.distributed import World
-from rsp_robot.pretrain.engine import Engine
+from rsp_robot.pretrain.engine import Engine, fuses_attention
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -183,6 +183,21 @@ def test_compiled_and_eager_steps_agree(config: PretrainConfig, precision: Any, 
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(weights(compiled), weights(eager), rtol=0, atol=6e-3 if precision == "bf16" else 1e-6)
     assert list(compiled.state()["model"]) == list(eager.state()["model"]), "checkpoints know nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"),
+    [("cpu", "fp32", True), ("cpu", "bf16", False), ("cpu", "fp16", True), ("cuda", "bf16", True)],
+)
+def test_attention_is_fused_where_that_is_faster(device: str, precision: str, fused: bool) -> None:
+    assert fuses_attention(torch.device(device), precision) == fused
+
+
+def test_the_engine_chooses_the_attention(config: PretrainConfig) -> None:
+    for precision, fused in (("fp32", True), ("bf16", False)):
+        objective = make(replace(config, precision=precision)).objective  # type: ignore[arg-type]
+        assert objective.backbone.blocks[0].attn.fused_attn == fused
+        assert objective.get_submodule("decoder_blocks.0.cattn").fused == fused
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

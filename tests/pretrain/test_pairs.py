@@ -75,6 +75,8 @@ def test_pairs_are_a_function_of_seed_and_step(make_videos: Any) -> None:
         assert np.array_equal(same.draw(step, 8, seed=3), expected[step])
     assert not np.array_equal(source.draw(0, 8, seed=4), expected[0])
     assert len({row.tobytes() for row in expected}) == 5
+    times = [source.draw(step, 1, repeats=9, seed=3)[:, 1:].tobytes() for step in range(5)]
+    assert len(set(times)) == 5, "other frames at every step, not only other videos"
 
 
 def test_the_videos_of_the_steps_are_the_walk(make_videos: Any) -> None:
