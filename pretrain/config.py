@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
-from rsp_robot.errors import UserError
+from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.pretrain.objectives import ObjectiveConfig, find_objective
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 from rsp_robot.pretrain.schedule import scaled_lr
 from rsp_robot.run_folder import plain
 
+Precision = Literal["fp32", "bf16", "fp16"]
 WHERE_IT_RUNS = ("out", "resume", "device", "prefetch", "wandb")
 
 
@@ -69,7 +70,7 @@ class PretrainConfig:
     """Decides initial weights, samples, crops and everything that the objective draws."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the forward pass: bf16 by autocast, fp16 by autocast with loss scaling."""
     compile: bool = False
     """Compile the objective with torch.compile; worth its minute or two on a GPU."""
@@ -100,9 +101,21 @@ class PretrainConfig:
     """Go on with the run in ``out``."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "repeated_sampling", "log_every", "checkpoint_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        least_one = (
+            "steps",
+            "batch_size",
+            "repeated_sampling",
+            "log_every",
+            "checkpoint_every",
+            "keep_last",
+            "patience",
+        )
+        for least, names in ((1, least_one), (0, ("seed", "prefetch", "base_lr", "weight_decay"))):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}; correct the settings")
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, get_args(Precision))
         for name in ("epochs", "micro_batch", "clip_grad", "probe_every", "keep_every"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -141,6 +154,7 @@ class PretrainConfig:
         """Return what makes two runs the same run, wherever they are started from."""
         kept = {key: value for key, value in plain(self).items() if key not in WHERE_IT_RUNS}
         kept["data"] = str(self.data.resolve())
+        kept["init"] = None if self.init is None else str(self.init.resolve())
         kept["objective"] = {"name": self.objective.name, **kept["objective"]}
         return kept
 

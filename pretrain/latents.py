@@ -6,6 +6,7 @@ A network gives the parameters of a distribution as one row ``(B, parameters)``;
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,11 +142,11 @@ class GaussianLatent:
 
     def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
         """Differential entropy ``log(σ √(2πe))`` nats: ``(B, groups)``; negative for narrow ones."""
-        return self.moments(parameters)[1].log() + 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e))
+        return self.moments(parameters)[1].log() + 0.5 * math.log(2 * math.pi * math.e)
 
     def in_use(self, parameters: torch.Tensor) -> torch.Tensor:
         """Active dimensions: means whose variance over the batch exceeds 0.01 (Burda et al. 2016, section 5.1)."""
-        return (self.moments(parameters)[0].var(dim=0) > 0.01).float().sum()
+        return (self.moments(parameters)[0].var(dim=0, correction=0) > 0.01).float().sum()
 
 
 def sample_one_hot(log_probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

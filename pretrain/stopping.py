@@ -21,7 +21,8 @@ class StopRequest:
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None: a handler that Python did not install and cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
     def __enter__(self) -> StopRequest:

@@ -139,7 +139,9 @@ class Run:
             clock = Clock(first)
             for step, shards in ahead:
                 # Layers that draw for themselves (dropout) draw the same after a resume.
-                torch.manual_seed(int(np.random.default_rng([self.config.seed, step, self.world.rank]).integers(2**62)))
+                torch.manual_seed(
+                    int(np.random.default_rng([self.config.seed, step, self.world.rank, 1]).integers(2**62))
+                )
                 prepared = [self.batches.prepare(objective, shard, step) for shard in shards]
                 losses = engine.step(prepared, self.rate(step))
                 done = step + 1

@@ -277,6 +277,20 @@ def test_a_loop_left_early_leaves_no_thread() -> None:
     assert len(read) <= 5 + 1 + 3
 
 
+def test_a_loop_left_early_does_not_wait_for_what_nobody_wants() -> None:
+    begun: list[int] = []
+
+    def read(step: int) -> None:
+        begun.append(step)
+        time.sleep(0.02)
+
+    for _ in ReadAhead(read, range(1000), 40):
+        break
+    gc.collect()
+    assert eventually(lambda: readers() == [])
+    assert len(begun) < 20, "41 were asked for"
+
+
 def test_an_error_of_the_loop_leaves_no_thread() -> None:
     def fail() -> None:
         for step, _ in ReadAhead(lambda step: step, range(1000), 3):

@@ -170,3 +170,20 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> Non
     with pytest.raises(UserError) as error:
         replace(CONFIG, **settings)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"seed": -1}, {"patience": 0}, {"prefetch": -1}, {"base_lr": -1e-3}, {"weight_decay": -0.1}, {"precision": "fp8"}],
+)
+def test_settings_that_would_fail_much_later_are_refused_now(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        replace(CONFIG, **settings)
+
+
+def test_where_the_initial_weights_lie_does_not_depend_on_where_the_run_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absolute = replace(CONFIG, init=tmp_path / "w.pth").identity()
+    monkeypatch.chdir(tmp_path)
+    assert replace(CONFIG, init=Path("w.pth")).identity() == absolute | {"data": str(CONFIG.data.resolve())}

@@ -72,7 +72,8 @@ print(before, held, peak_memory_mib(cpu))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, held, after = map(float, done.stdout.split())
-    assert before + 100 <= held <= 2 * before + 110 and after >= held
+    # The kernel counts in batches per thread: the peak may look a fraction of a MiB lower afterwards.
+    assert before + 99 <= held <= 2 * before + 110 and after >= held - 1
 
 
 def test_peak_memory_of_a_gpu_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
