@@ -151,8 +151,7 @@ class Run:
                 if done % self.config.log_every == 0 or done == self.steps:
                     shown = self._log(engine, prepared[0], losses, done, clock.lap(done, ahead.waited))
                 bar.update(1, **shown)
-                if self._due(done):
-                    self._run_hooks(objective, done)
+                self._run_hooks(objective, done)
                 if self.world.any(stop.signal is not None):
                     self._leave(engine, done, stop.signal or signal.SIGTERM)
                 if self._saves(done):
@@ -232,9 +231,6 @@ class Run:
         if self.world.main and message not in self.said:
             self.said.add(message)
             self.tell(f"warning: {message}")
-
-    def _due(self, done: int) -> bool:
-        return any(done % hook.every == 0 for hook in self.hooks) or (bool(self.hooks) and done == self.steps)
 
     def _run_hooks(self, objective: Objective, done: int) -> None:
         for hook in self.hooks:
