@@ -10,7 +10,7 @@ docs/results.md.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +24,7 @@ from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate, settle
+from rsp_robot.experiments.presets import find_preset
 from rsp_robot.experiments.recording import record_videos
 from rsp_robot.experiments.report import write_report
 from rsp_robot.experiments.results import Arm, Results, print_table, save_results
@@ -33,7 +34,7 @@ from rsp_robot.policies.policy import Policy
 from rsp_robot.pooling import pooled_width
 from rsp_robot.pretrain.imagine import ImagineConfig, imagine
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.train import PretrainConfig, pretrain
+from rsp_robot.pretrain.train import pretrain
 from rsp_robot.run_folder import RunFolder, plain
 from rsp_robot.versions import versions
 
@@ -43,6 +44,10 @@ ARMS = (
         "the random encoder"),
     Arm("blind", "blind", "Proprioception alone", "the blind policy"),
 )  # fmt: skip
+
+
+SMALL = find_preset("rsp-small")
+SMALL_RSP = SMALL.objective if isinstance(SMALL.objective, RSPConfig) else RSPConfig()
 
 
 @dataclass(frozen=True)
@@ -65,25 +70,23 @@ class QuickstartConfig:
     """Held-out episodes per policy."""
     evaluation_seed: int = 100_000
     """Seed of the first held-out episode; demonstrations use the seeds from 0."""
-    arch: str = "vit-nano"
+    arch: str = SMALL.arch
     """Architecture of the encoders."""
-    encoder_size: int = 64
+    encoder_size: int = SMALL.image_size
     """Side of the encoders' input in pixels."""
-    patch_size: int = 16
+    patch_size: int = SMALL.patch_size
     """Side of a patch in pixels."""
     pooling: str = "cls"
     """Pooling of the encoders: cls, mean, cls+mean or grid<k>."""
-    rsp: RSPConfig = field(
-        default_factory=lambda: RSPConfig(decoder_width=128, decoder_depth=2, decoder_heads=4, min_gap=4, max_gap=16)
-    )
+    rsp: RSPConfig = field(default_factory=lambda: SMALL_RSP)
     """The objective, with a decoder to match a small encoder."""
-    steps: int = 2000
+    steps: int = SMALL.steps
     """Pretraining steps."""
-    batch_size: int = 32
+    batch_size: int = SMALL.batch_size
     """Frame pairs per pretraining step."""
-    base_lr: float = 3.2e-3
+    base_lr: float = SMALL.base_lr
     """Pretraining learning rate for a batch of 256; the rate used is base_lr x batch_size / 256."""
-    min_crop: float = 0.7
+    min_crop: float = SMALL.min_crop
     """Smallest random crop in pretraining as a share of the picture."""
     bc: BCConfig = field(default_factory=BCConfig)
     """Behaviour cloning, the same for every policy."""
@@ -168,7 +171,8 @@ def _collect(config: QuickstartConfig) -> Path:
 
 def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
     run = pretrain(
-        PretrainConfig(
+        replace(
+            SMALL,
             data=data,
             out=config.out / "pretrain",
             camera=config.camera,
@@ -180,10 +184,11 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
             batch_size=config.batch_size,
             base_lr=config.base_lr,
             min_crop=config.min_crop,
-            flip=False,  # a mirrored robot is another robot
             pooling=config.pooling,
             seed=config.seed,
             device=config.device,
+            holdout=0.0,  # cloning learns from all demonstrations too
+            probe_every=None,
             checkpoint_every=100,
             log_every=max(1, config.steps // 50),
             resume=True,

@@ -23,7 +23,7 @@ CONFIG = PretrainConfig(
     objective=RSPConfig(decoder_width=128, decoder_depth=2, decoder_heads=4, min_gap=4, max_gap=16),
     steps=2000,
     batch_size=32,
-    base_lr=3.2e-3,  # peak 4e-4
+    base_lr=6.4e-3,  # peak 8e-4
     min_crop=0.7,
     flip=False,  # a mirrored robot is another robot
     holdout=0.1,
