@@ -1,10 +1,11 @@
 """RSP for about a hundred demonstrations on one machine without a GPU.
 
-Source:    the settings of `rsp-robot quickstart`, chosen there by measurement (docs/results.md).
+Source:    a sweep (docs/results.md, "A preset for small data").
 Command:   rsp-robot pretrain --preset rsp-small --data data/push.hdf5 --out runs/rsp-small
 Hardware:  2 CPU cores.
-Hours:     under 0.1.
-Expected:  unknown: compare the probes with those of step 0, random weights (rsp-robot report runs/rsp-small).
+Hours:     0.1.
+Expected:  with --holdout 0.2, probe of the actions 0.72 (random weights 0.50, proprioception alone 0.41); 44 of 50
+           episodes of push after cloning.
 """
 
 from __future__ import annotations
