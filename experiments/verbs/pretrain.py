@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -79,7 +80,9 @@ def run_pretraining(command: PretrainCommand) -> Path | int:
         return 0
     from rsp_robot.pretrain.train import pretrain
 
-    return pretrain(command.config)
+    run = pretrain(command.config)
+    # Under torchrun one process speaks for all.
+    return run if os.environ.get("RANK", "0") == "0" else 0
 
 
 def print_recipe(command: PretrainCommand, console: Console | None = None) -> None:

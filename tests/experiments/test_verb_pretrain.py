@@ -197,6 +197,14 @@ def test_a_run_is_handed_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().out == "runs/a\n"
 
 
+def test_under_torchrun_one_process_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("rsp_robot.pretrain.train.pretrain", lambda config: config.out)
+    for rank, printed in (("0", "o\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["pretrain", "--data", "d", "--out", "o"]) == 0
+        assert capsys.readouterr().out == printed
+
+
 def test_the_last_of_several_names_counts() -> None:
     assert named(["--preset", "a", "--preset=b", "--preset", "c"], "--preset") == "c"
     assert named(["--preset", "--dry-run"], "--preset") is None
