@@ -71,7 +71,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        return {"step": int(state["step"]), **state}
+        state["step"] = int(state["step"])
+        return state
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the checkpoint {path} is damaged ({cause}); delete it to go on from the one before") from None

@@ -61,14 +61,12 @@ class World:
                 raise SystemExit(2)
             result: T = box[0][1]
             return result
-        failed = True
-        result_of_main: Any = None
+        outcome: tuple[bool, Any] = (False, None)
         try:
-            result_of_main = work()
-            failed = False
-            return result_of_main
+            outcome = (True, work())
+            return outcome[1]
         finally:
-            dist.broadcast_object_list([(not failed, result_of_main)], src=0)
+            dist.broadcast_object_list([outcome], src=0)
 
 
 @contextmanager

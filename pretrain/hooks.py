@@ -16,8 +16,6 @@ from rsp_robot.pretrain.objectives import Objective
 from rsp_robot.pretrain.probe import Probe
 from rsp_robot.videos import VideoSource
 
-CHUNK = 256
-
 
 @dataclass(frozen=True)
 class Hook:
@@ -43,20 +41,12 @@ def make_hooks(config: PretrainConfig, source: VideoSource, training: list[int],
         raise UserError(f"no probe is possible: {probe}; leave out --probe-every")
 
     def evaluate(objective: Objective, device: torch.device) -> dict[str, float]:
-        def encode(frames: np.ndarray) -> np.ndarray:
-            return embed(objective, frames, config.pooling, device)
-
-        return probe(encode)
+        return probe(lambda frames: embed(objective, frames, config.pooling, device))
 
     return [Hook(config.probe_every, evaluate)]
 
 
 @torch.no_grad()
-def embed(objective: Objective, frames: np.ndarray, pooling: str, device: torch.device) -> np.ndarray:
-    """Pooled features of the encoder as it is now: uint8 ``(B, H, W, 3)`` -> float32 ``(B, D)``."""
-    preprocess = Preprocessing(objective.vit.image_size)
-    chunks = [
-        pool(objective.backbone(preprocess(frames[i : i + CHUNK], device)), pooling).float().cpu().numpy()
-        for i in range(0, len(frames), CHUNK)
-    ]
-    return np.concatenate(chunks)
+def embed(objective: Objective, frames: np.ndarray, pooling: str, device: torch.device) -> torch.Tensor:
+    """Pooled features of the encoder as it is now: uint8 ``(B, H, W, 3)`` -> ``(B, D)``."""
+    return pool(objective.backbone(Preprocessing(objective.vit.image_size)(frames, device)), pooling)

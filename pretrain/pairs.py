@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -13,6 +14,19 @@ from rsp_robot.videos import VideoSource
 
 MEMORY_LIMIT = 4 * 2**30
 """Decoded frames up to this many bytes are kept in memory; larger sources are read pair by pair."""
+
+
+def split_videos(source: VideoSource, holdout: float) -> tuple[list[int], list[int]]:
+    """Split videos into those to learn from and the last ones, a share ``holdout``, that training never sees.
+
+    Raises:
+        UserError: nothing would be left to learn from.
+    """
+    held_out = math.ceil(holdout * len(source))
+    if held_out >= len(source) > 0:
+        raise UserError(f"a holdout of {holdout} leaves none of {len(source)} videos to learn from; lower --holdout")
+    videos = list(range(len(source)))
+    return videos[: len(videos) - held_out], videos[len(videos) - held_out :]
 
 
 def draw_pair(length: int, min_gap: int, max_gap: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -26,13 +25,13 @@ from rsp_robot.pretrain.finite import FiniteWatch
 from rsp_robot.pretrain.hooks import Hook, make_hooks
 from rsp_robot.pretrain.monitors import health, token_ranks
 from rsp_robot.pretrain.objectives import Objective
-from rsp_robot.pretrain.pairs import FramePairs
+from rsp_robot.pretrain.pairs import FramePairs, split_videos
 from rsp_robot.pretrain.published import load_weights
 from rsp_robot.pretrain.schedule import lr_factor
 from rsp_robot.pretrain.stopping import StopRequest
 from rsp_robot.progress import Progress
 from rsp_robot.run_folder import RunFolder
-from rsp_robot.videos import VideoSource, open_videos
+from rsp_robot.videos import open_videos
 
 MONITORED_FRAMES = 256
 MOST_DUMPS = 10
@@ -52,19 +51,6 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     with joined_world(config.device) as world:
         return world.on_main(lambda: _finished(config)) or _pretrain(config, world)
-
-
-def split_videos(source: VideoSource, holdout: float) -> tuple[list[int], list[int]]:
-    """Split videos into those to learn from and the last ones, a share ``holdout``, that training never sees.
-
-    Raises:
-        UserError: nothing would be left to learn from.
-    """
-    held_out = math.ceil(holdout * len(source))
-    if held_out >= len(source) > 0:
-        raise UserError(f"a holdout of {holdout} leaves none of {len(source)} videos to learn from; lower --holdout")
-    videos = list(range(len(source)))
-    return videos[: len(videos) - held_out], videos[len(videos) - held_out :]
 
 
 def _finished(config: PretrainConfig) -> Path | None:

@@ -18,6 +18,7 @@ from rsp_robot.experiments.presets import PRESETS, find_preset
 from rsp_robot.experiments.report.markup import short_number
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives import OBJECTIVES, ObjectiveConfig, find_objective
+from rsp_robot.pretrain.pairs import split_videos
 from rsp_robot.videos import VideoSource, open_videos
 
 DEFAULT_OBJECTIVE = "rsp"
@@ -142,8 +143,6 @@ def _length(config: PretrainConfig, source: VideoSource | None) -> dict[str, str
     lines = {}
     videos = None
     if source is not None:
-        from rsp_robot.pretrain.train import split_videos
-
         training, held_out = split_videos(source, config.holdout)
         videos = len(training)
         frames = sum(source.length(video) for video in training)

@@ -24,7 +24,8 @@ from rsp_robot.pretrain.checkpoints import build_objective, checkpoint_path, loa
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.engine import Engine
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.train import MEASURED_BY_THE_CLOCK, pretrain, split_videos
+from rsp_robot.pretrain.pairs import split_videos
+from rsp_robot.pretrain.train import MEASURED_BY_THE_CLOCK, pretrain
 
 CPU = torch.device("cpu")
 RSP = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, classes=4, min_gap=2, max_gap=4)
