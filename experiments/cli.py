@@ -53,6 +53,12 @@ VERBS = {
         "Record demonstrations of a suite's scripted expert",
         "collect --task metaworld/push-v3 --demonstrations 100 --out data/push.hdf5",
     ),
+    "pack": Verb(
+        "rsp_robot.experiments.verbs.pack:PackCommand",
+        "rsp_robot.experiments.verbs.pack:pack",
+        "Decode videos once, into a folder of frames that training reads without decoding",
+        "pack --data data/push.hdf5 --out data/push-frames --short-side 96",
+    ),
     "pretrain": Verb(
         "rsp_robot.experiments.verbs.pretrain:PretrainCommand",
         "rsp_robot.experiments.verbs.pretrain:run_pretraining",
@@ -97,8 +103,8 @@ VERBS = {
     "bench": Verb(
         "rsp_robot.experiments.verbs.bench:BenchCommand",
         "rsp_robot.experiments.verbs.bench:run_bench",
-        "Measure the pretraining step, each optimisation in it, and the plain formulation, on this machine",
-        "bench pretrain --out bench.json",
+        "Measure on this machine how fast a pretraining step is, and how fast frames come to it",
+        "bench data --out bench.json",
         "nothing was written; run the same command again",
     ),
     "doctor": Verb(

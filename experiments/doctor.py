@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 
 Mark = Literal["ok", "warn", "fail"]
@@ -237,7 +238,7 @@ def judge_rendering(task: str, frames_s: float, contrast: float, camera: str) ->
 def check_machine(memory_gb: float | None = None) -> Check:
     """Is there memory for a few simulators beside torch?"""
     available = _available_memory_gb() if memory_gb is None else memory_gb
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     found = f"{cores} CPU cores, {available:.1f} GB of memory free"
     if available < MEMORY_WARN_GB:
         return Check("machine", "warn", found, "close other programs, or use fewer workers (each takes about 0.5 GB)")

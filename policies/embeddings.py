@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 from rsp_robot.files import atomic_path
 from rsp_robot.policies.threads import one_thread
@@ -93,7 +94,7 @@ def encode_stream(
     if encoder_device(encoder).type != "cpu":
         threads = 1
     elif threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = available_cores()
     waiting: deque[Future[np.ndarray]] = deque()
     own_threads = torch.get_num_threads()
     try:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 
 from rsp_robot.errors import UserError
@@ -17,7 +16,8 @@ from rsp_robot.pretrain.augment import Augmentation
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.objectives import Objective
-from rsp_robot.pretrain.pairs import FramePairs
+from rsp_robot.pretrain.samples import Samples
+from rsp_robot.pretrain.streams import stream, torch_seed
 
 T = TypeVar("T")
 
@@ -28,7 +28,9 @@ class Shard(NamedTuple):
     place: int
     """Its place among the micro-batches of the step, over all processes."""
     frames: torch.Tensor
-    """uint8 ``(B, K, H, W, 3)``, on the CPU."""
+    """uint8 ``(B, K, H, W, 3)``, where they were read to: page-locked where they go to a GPU, or there already."""
+    sizes: torch.Tensor
+    """int64 ``(B, 2)``: height and width of each sample's pictures within the canvas."""
 
 
 class Prepared(NamedTuple):
@@ -44,12 +46,12 @@ class Prepared(NamedTuple):
 class Batches:
     """The micro-batches of a run.
 
-    Which process sees a micro-batch, and whether gradients accumulate over it, changes nothing in it: its pairs come
+    Which process sees a micro-batch, and whether gradients accumulate over it, changes nothing in it: its samples come
     from (seed, step), its crops and the objective's draws from (seed, step, place).
     """
 
     config: PretrainConfig
-    pairs: FramePairs
+    samples: Samples
     world: World
 
     def __post_init__(self) -> None:
@@ -68,20 +70,22 @@ class Batches:
     def read(self, step: int) -> list[Shard]:
         """Read the micro-batches of this process for one step (pinned where they go to a GPU)."""
         config = self.config
-        drawn = self.pairs.draw(step, config.batch_size, config.repeated_sampling, config.seed)
+        drawn = self.samples.draw(step, config.batch_size, config.repeated_sampling, config.seed)
         rows, shards = self.micro_batch * config.repeated_sampling, []
         for i in range(self.accumulation):
             place = i * self.world.size + self.world.rank
-            frames = torch.from_numpy(self.pairs.read(drawn[place * rows : (place + 1) * rows]))
-            shards.append(Shard(place, frames.pin_memory() if self.world.device.type == "cuda" else frames))
+            frames, sizes = self.samples.read(drawn[place * rows : (place + 1) * rows])
+            pin = self.world.device.type == "cuda" and frames.device.type == "cpu" and not frames.is_pinned()
+            shards.append(Shard(place, frames.pin_memory() if pin else frames, sizes))
         return shards
 
     def prepare(self, objective: Objective, shard: Shard, step: int) -> Prepared:
         """Bring a micro-batch to the device, augment it, and draw what the objective needs."""
-        rng = np.random.default_rng([self.config.seed, step, shard.place])
-        crops = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        generator = torch.Generator(self.world.device).manual_seed(int(rng.integers(2**62)))
-        frames = Augmentation.of(self.config)(shard.frames.to(self.world.device, non_blocking=True), crops)
+        at = (self.config.seed, step, shard.place)
+        crops = torch.Generator().manual_seed(torch_seed(stream("augmentation", *at)))
+        generator = torch.Generator(self.world.device).manual_seed(torch_seed(stream("objective", *at)))
+        frames = shard.frames.to(self.world.device, non_blocking=True)
+        frames = Augmentation.of(self.config)(frames, shard.sizes, crops)
         return Prepared(frames, objective.draw(frames, generator))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,21 +15,32 @@ from rsp_robot.pretrain.objectives import ObjectiveConfig, find_objective
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 from rsp_robot.pretrain.schedule import scaled_lr
 from rsp_robot.run_folder import plain
+from rsp_robot.videos.spec import resolved
 
 Precision = Literal["fp32", "bf16", "fp16"]
-WHERE_IT_RUNS = ("out", "resume", "device", "prefetch", "wandb")
+Residence = Literal["auto", "device", "host", "disk", "source"]
+WHERE_IT_RUNS = ("out", "resume", "device", "keep_frames", "device_share", "workers", "prefetch", "strict", "wandb")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """Pretrain a visual encoder on demonstration videos."""
 
-    data: Path
-    """An HDF5 demonstration file, a video file, or a folder of videos."""
+    data: str
+    """Where the videos are: files, folders, HDF5 demonstrations, LeRobot or Minari data sets, packed frames; several
+    as PATH,PATH or with shares of the samples as PATH=0.7,PATH=0.3."""
     out: Path
     """The run folder to write."""
-    camera: str | None = None
-    """Camera of a demonstration file; the first by default."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to learn from, patterns such as front or '*wrist*'; all by default. What has no camera passes."""
+    tasks: tuple[str, ...] = ()
+    """Patterns of the tasks to learn from; all by default."""
+    episodes: tuple[str, ...] = ()
+    """Patterns of the episodes to learn from; all by default."""
+    fps: float | None = None
+    """Frames per second of videos that do not know theirs (arrays, pictures)."""
+    strict: bool = False
+    """End the run where a video cannot be read, instead of leaving it out."""
     arch: str = "vit-small"
     """vit-nano, vit-tiny, vit-small, vit-base or vit-large."""
     image_size: int = 224
@@ -63,8 +75,13 @@ class PretrainConfig:
     """Smallest area of the random crop as a share of the picture; 1 turns it off."""
     flip: bool = True
     """Mirror half of the samples."""
+    color_jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation, as a share; 0 turns it off."""
     same_augmentation: bool = True
-    """Crop and mirror all frames of a sample alike; otherwise each frame on its own."""
+    """Crop, mirror and colour all frames of a sample alike; otherwise each frame on its own."""
+    short_side: int | None = None
+    """Larger pictures are reduced to this shorter side when they are read; one and a half times the image size by
+    default. Packed frames are taken as they are."""
 
     seed: int = 0
     """Decides initial weights, samples, crops and everything that the objective draws."""
@@ -74,6 +91,13 @@ class PretrainConfig:
     """Arithmetic of the forward pass: bf16 by autocast, fp16 by autocast with loss scaling."""
     compile: bool = False
     """Compile the objective with torch.compile; worth its minute or two on a GPU."""
+    keep_frames: Residence = "auto"
+    """Where frames live: device (GPU memory), host (page-locked memory), disk (packed frames, memory-mapped), source
+    (decoded whenever they are needed); auto takes the first that fits, and packed or small sources only."""
+    device_share: float = 0.3
+    """Largest share of the device's free memory that frames may take."""
+    workers: int | None = None
+    """Threads that read and decode; as many as there are cores by default."""
     prefetch: int = 2
     """Batches read ahead by a thread of their own."""
 
@@ -101,6 +125,8 @@ class PretrainConfig:
     """Go on with the run in ``out``."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, os.PathLike):  # welcome from Python
+            object.__setattr__(self, "data", os.fspath(self.data))
         least_one = (
             "steps",
             "batch_size",
@@ -116,14 +142,21 @@ class PretrainConfig:
                     raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}; correct the settings")
         if self.precision not in get_args(Precision):
             raise unknown_name("precision", self.precision, get_args(Precision))
-        for name in ("epochs", "micro_batch", "clip_grad", "probe_every", "keep_every"):
+        for name in ("epochs", "micro_batch", "clip_grad", "probe_every", "keep_every", "fps", "short_side", "workers"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be positive, not {value}; leave it out to turn it off")
         if not 0 <= self.warmup < 1 or not 0 <= self.holdout < 1:
             raise UserError("warmup and holdout are shares in [0, 1); correct the settings")
+        if not 0 <= self.color_jitter < 1 or not 0 < self.device_share <= 1:
+            raise UserError("color_jitter must lie in [0, 1) and device_share in (0, 1]; correct the settings")
         if not 0 < self.min_crop <= 1:
             raise UserError(f"min_crop {self.min_crop} must lie in (0, 1]; 1 turns cropping off")
+
+    @property
+    def largest_side(self) -> int:
+        """Shorter side in pixels that pictures are reduced to when they are read."""
+        return self.short_side or round(1.5 * self.image_size)
 
     @property
     def samples_per_step(self) -> int:
@@ -153,7 +186,7 @@ class PretrainConfig:
     def identity(self) -> dict[str, Any]:
         """Return what makes two runs the same run, wherever they are started from."""
         kept = {key: value for key, value in plain(self).items() if key not in WHERE_IT_RUNS}
-        kept["data"] = str(self.data.resolve())
+        kept["data"] = resolved(self.data)
         kept["init"] = None if self.init is None else str(self.init.resolve())
         kept["objective"] = {"name": self.objective.name, **kept["objective"]}
         return kept
@@ -171,7 +204,9 @@ def read_config(run: Path) -> PretrainConfig:
         objective = find_objective(settings.pop("name"))(**settings)
         known = {entry.name for entry in dataclasses.fields(PretrainConfig)}
         kept = {key: value for key, value in stored.items() if key in known}
-        paths = {"data": Path(stored["data"]), "out": run, "init": stored.get("init") and Path(stored["init"])}
+        for name in ("cameras", "tasks", "episodes"):
+            kept[name] = tuple(kept.get(name) or ())
+        paths = {"data": str(stored["data"]), "out": run, "init": stored.get("init") and Path(stored["init"])}
         return PretrainConfig(**{**kept, **paths, "objective": objective})
     except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
         raise UserError(f"{run} is not a run folder of `rsp-robot pretrain`; give one") from None

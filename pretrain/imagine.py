@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,13 +17,13 @@ from rsp_robot.files import atomic_path, write_json
 from rsp_robot.films import write_mp4
 from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.checkpoints import load_objective
-from rsp_robot.pretrain.config import read_config
+from rsp_robot.pretrain.config import PretrainConfig, read_config
 from rsp_robot.pretrain.drawing import draw_grid, heat, peak_of, to_bytes
 from rsp_robot.pretrain.futures import Chances, draw_chances, imagine_futures
 from rsp_robot.pretrain.moments import Moment, choose_moments, open_pictures
 from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
 from rsp_robot.progress import Progress
-from rsp_robot.videos import VideoFiles, VideoSource
+from rsp_robot.videos import VideoSource
 
 BATCH = 16
 """Frames of a film that go through the model together."""
@@ -38,10 +39,10 @@ class ImagineConfig:
     """Run folder of `rsp-robot pretrain`."""
     out: Path | None = None
     """The PNG to write, the film beside it as MP4; by default ``media/imagined.png`` in the run folder."""
-    data: Path | None = None
-    """A picture, a video, a folder of videos or an HDF5 demonstration file; by default what the run learned from."""
-    camera: str | None = None
-    """Camera of a demonstration file; by default that of the run."""
+    data: str | None = None
+    """A picture, or videos as `rsp-robot pretrain` takes them; by default what the run learned from."""
+    cameras: tuple[str, ...] = ()
+    """Patterns of cameras to draw from; by default those of the run."""
     rows: int = 4
     """Moments to draw, from different videos where possible."""
     gap: int | None = None
@@ -86,13 +87,15 @@ def imagine(config: ImagineConfig) -> Path:
     if not isinstance(trained.objective, RSPConfig):
         raise UserError(f"{config.run} was pretrained with {trained.objective.name!r}, which imagines no futures; "
                         "give a run of the objective 'rsp'")  # fmt: skip
-    source = open_pictures(config.data or trained.data, config.camera or trained.camera)
-    moments, gap = choose_moments(source, config.rows, config.gap, trained.objective.frames, config.seed)
+    source = _open(config, trained)
+    fps = float(np.median([video.fps for video in source.videos])) if len(source) else 0.0
+    gaps = trained.objective.frames.at(fps)
+    moments, gap = choose_moments(source, config.rows, config.gap, gaps, config.seed)
     if gap is None and not config.samples and trained.objective.latent != "deterministic":
         raise UserError("a single picture shows only samples of the prior; ask for --samples 1 or more")
     picture = config.out or config.run / "media" / "imagined.png"
     film = picture.with_suffix(".mp4")
-    _spare_the_data(source, config.data or trained.data, (picture, film, picture.with_suffix(".json")))
+    _spare_the_data(source, (picture, film, picture.with_suffix(".json")))
 
     model = cast(RSP, load_objective(config.run, pick_device(config.device)))
     chances = draw_chances(model, len(moments), config.samples, config.seed)
@@ -161,7 +164,7 @@ def make_film(
     for t in times:
         names = {"current": f"current {t}", "future": f"future {t + gap}"}
         drawn.append(draw_grid({names.get(name, name): pictures[t : t + 1] for name, pictures in joined.items()}))
-    fps = min(source.fps(video) or FASTEST, FASTEST)
+    fps = min(source.videos[video].fps or FASTEST, FASTEST)
     write_mp4(path, np.stack(drawn), fps)
     return {"file": path.name, "video": video, "frames": len(times), "of": length, "fps": fps, "spread_peak": peak}
 
@@ -192,8 +195,14 @@ def describe(model: RSP, gap: int | None, samples: int, peak: float | None) -> s
     return caption
 
 
-def _spare_the_data(source: VideoSource, data: Path, written: tuple[Path, ...]) -> None:
-    read = {path.resolve() for path in (data, *(source.paths if isinstance(source, VideoFiles) else ()))}
+def _open(config: ImagineConfig, trained: PretrainConfig) -> VideoSource:
+    if config.data is not None:
+        return open_pictures(os.fspath(config.data), config.cameras)
+    return open_pictures(trained.data, config.cameras or trained.cameras, trained.tasks, trained.episodes)
+
+
+def _spare_the_data(source: VideoSource, written: tuple[Path, ...]) -> None:
+    read = {Path(video.path).resolve() for video in source.videos}
     for path in written:
         if path.resolve() in read:
             raise UserError(f"{path} is what is to be drawn from and would be overwritten; choose another --out")

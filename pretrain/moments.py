@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rsp_robot.errors import UserError
-from rsp_robot.pretrain.objectives import PairSpec
-from rsp_robot.videos import VideoSource, open_videos
+from rsp_robot.pretrain.sampling import PairSpec
+from rsp_robot.videos import Group, VideoInfo, VideoSource, open_videos
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -31,17 +31,12 @@ class StillPicture:
                 self.frames = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNG
             raise UserError(f"cannot decode {path} ({error}); convert it to PNG or give another") from None
+        height, width = self.frames.shape[1:3]
+        self.videos = (VideoInfo("picture", os.fspath(path), "", 1, height, width),)
+        self.groups = (Group("", 0, 1, None),)
 
     def __len__(self) -> int:
         return 1
-
-    def length(self, video: int) -> int:
-        """Return 1."""
-        return 1
-
-    def fps(self, video: int) -> float:
-        """Return 0: unknown."""
-        return 0.0
 
     def read(self, video: int, frames: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return uint8 ``(K, H, W, 3)``."""
@@ -57,15 +52,17 @@ class Moment(NamedTuple):
     """Frames in the video."""
 
 
-def open_pictures(path: Path, camera: str | None = None) -> VideoSource:
-    """Open a picture, a video file, a folder of videos or an HDF5 demonstration file.
+def open_pictures(
+    spec: str, cameras: Sequence[str] = (), tasks: Sequence[str] = (), episodes: Sequence[str] = ()
+) -> VideoSource:
+    """Open a picture, or whatever :func:`rsp_robot.videos.open_videos` opens.
 
     Raises:
         UserError: nothing readable is there.
     """
-    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
-        return StillPicture(path)
-    return open_videos(path, camera)
+    if Path(spec).is_file() and Path(spec).suffix.lower() in PICTURE_SUFFIXES:
+        return StillPicture(spec)
+    return open_videos(spec, cameras, tasks, episodes)
 
 
 def default_gap(longest: int, trained: PairSpec) -> int | None:
@@ -78,7 +75,7 @@ def default_gap(longest: int, trained: PairSpec) -> int | None:
     """
     if longest < 2:
         return None
-    return min(trained.max_gap, max(longest // 2, min(trained.min_gap, longest - 1)))
+    return int(min(trained.max_gap, max(longest // 2, min(trained.min_gap, longest - 1))))
 
 
 def choose_moments(
@@ -86,13 +83,11 @@ def choose_moments(
 ) -> tuple[list[Moment], int | None]:
     """Pick current frames from different videos where possible.
 
-    Videos are looked at in random order and no more of them than needed: those of a folder are decoded only then.
-
     Args:
         source: the videos; one of a single frame is a picture without a future.
         rows: how many moments; of single pictures each is taken once at most.
         gap: frames that have to follow; see :func:`default_gap`.
-        trained: gaps that the run was trained with.
+        trained: gaps that the run was trained with, in frames.
         seed: decides videos and frames.
 
     Returns:
@@ -104,12 +99,10 @@ def choose_moments(
     if len(source) == 0:
         raise UserError("there is no video to draw from; check --data")
     rng = np.random.default_rng(seed)
-    lengths: dict[int, int] = {}
+    lengths = {video: source.videos[video].frames for video in rng.permutation(len(source)).tolist()}
     enough = 2 * trained.max_gap if gap is None else gap + 1
-    for video in rng.permutation(len(source)).tolist():
-        lengths[video] = source.length(video)
-        if sum(length >= enough for length in lengths.values()) >= rows:
-            break
+    if sum(length >= enough for length in lengths.values()) >= rows:  # short ones only where there are no others
+        lengths = {video: length for video, length in lengths.items() if length >= enough}
     longest = max(lengths.values())
     gap = default_gap(longest, trained) if gap is None else gap
     if gap is None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rsp_robot.demonstrations import Demonstration
+from rsp_robot.demonstrations import Demonstration, DemonstrationFile
 from rsp_robot.errors import UserError
-from rsp_robot.videos import DemonstrationVideos, VideoSource
+from rsp_robot.videos import VideoSource
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths to choose from, relative to features of unit variance."""
@@ -74,16 +74,20 @@ class Probe:
         Raises:
             UserError: the demonstrations are of different tasks.
         """
-        if not isinstance(source, DemonstrationVideos):
+        chosen = [source.videos[video] for video in (*train_videos, *held_out_videos)]
+        if any(video.format != "hdf5" or not video.episode for video in chosen):
             return "videos hold no actions or observations, a demonstration file (.hdf5) does"
-        if len(train_videos) < 2 or not held_out_videos:
-            return f"it needs 2 demonstrations and 1 held out, there are {len(train_videos)} and {len(held_out_videos)}"
-        keys = _low_dimensional(source.file.read(train_videos[0]))
+        train_episodes = {(source.videos[video].path, source.videos[video].episode) for video in train_videos}
+        if len(train_episodes) < 2 or not held_out_videos:
+            held_out = len(held_out_videos)
+            return f"it needs 2 demonstrations and 1 held out, there are {len(train_episodes)} and {held_out}"
+        recorded = Recorded(source)
+        keys = _low_dimensional(recorded.demonstration(train_videos[0]))
         if not keys:
-            return f"{source.file.path} holds no low-dimensional observations such as proprio"
+            return f"{chosen[0].path} holds no low-dimensional observations such as proprio"
         share = round(TRAIN_SHARE * most_frames)
-        train = _read(source, train_videos, keys, share)
-        return cls(train, _read(source, held_out_videos, keys, most_frames - share), seed)
+        train = _read(recorded, train_videos, keys, share)
+        return cls(train, _read(recorded, held_out_videos, keys, most_frames - share), seed)
 
     def __call__(self, encode: Encode) -> dict[str, float]:
         """Measure an encoder.
@@ -188,17 +192,40 @@ def _low_dimensional(demonstration: Demonstration) -> list[str]:
     return sorted(key for key, value in found if value.ndim <= 2 and value.dtype != np.uint8 and value.size)
 
 
-def _read(source: DemonstrationVideos, videos: Sequence[int], keys: Sequence[str], most: int) -> Rows:
+class Recorded:
+    """The demonstrations that videos are pictures of."""
+
+    def __init__(self, source: VideoSource) -> None:
+        self.source = source
+        self.files: dict[str, DemonstrationFile] = {}
+        self.numbers: dict[tuple[str, str], int] = {}
+
+    def number(self, video: int) -> int:
+        """Return a number that the videos of one demonstration share."""
+        info = self.source.videos[video]
+        return self.numbers.setdefault((info.path, info.episode), len(self.numbers))
+
+    def demonstration(self, video: int) -> Demonstration:
+        """Read the whole demonstration of a video."""
+        info = self.source.videos[video]
+        if info.path not in self.files:
+            self.files[info.path] = DemonstrationFile(info.path)
+        file = self.files[info.path]
+        return file.read(file.names.index(info.episode))
+
+
+def _read(recorded: Recorded, videos: Sequence[int], keys: Sequence[str], most: int) -> Rows:
     """Read at most so many frames, spread evenly over the demonstrations, with what belongs to them."""
-    ends = np.cumsum([source.length(video) for video in videos])
+    source = recorded.source
+    ends = np.cumsum([source.videos[video].frames for video in videos])
     places = np.unique(np.linspace(0, ends[-1] - 1, min(most, int(ends[-1]))).round().astype(int))
     of = np.searchsorted(ends, places, side="right")
     frames, proprio, actions = [], [], []
     for index in np.unique(of):
         video = int(videos[index])
-        steps = places[of == index] - (int(ends[index]) - source.length(video))
-        demonstration = source.file.read(video)
-        frames.append(demonstration.observations[source.camera][steps])
+        steps = places[of == index] - (int(ends[index]) - source.videos[video].frames)
+        demonstration = recorded.demonstration(video)
+        frames.append(source.read(video, steps))
         proprio.append(_side_by_side(demonstration, keys)[steps])
         expert = demonstration.expert_actions
         actions.append((demonstration.actions if expert is None else expert)[steps])
@@ -207,10 +234,11 @@ def _read(source: DemonstrationVideos, videos: Sequence[int], keys: Sequence[str
             np.concatenate(frames),
             np.concatenate(proprio).astype(np.float64),
             np.concatenate(actions).astype(np.float64),
-            np.asarray(videos)[of],
+            np.asarray([recorded.number(video) for video in videos])[of],
         )
     except ValueError:
-        raise UserError(f"{source.file.path} has observations or actions of varying width; probe one task") from None
+        path = source.videos[videos[0]].path
+        raise UserError(f"{path} has pictures, observations or actions of varying width; probe one task") from None
 
 
 def _side_by_side(demonstration: Demonstration, keys: Sequence[str]) -> np.ndarray:

@@ -23,15 +23,17 @@ from rsp_robot.pretrain.distributed import World, joined_world
 from rsp_robot.pretrain.engine import Engine
 from rsp_robot.pretrain.finite import FiniteWatch
 from rsp_robot.pretrain.hooks import Hook, make_hooks
+from rsp_robot.pretrain.loading import Data, find_videos, load_data
 from rsp_robot.pretrain.monitors import health, token_ranks
 from rsp_robot.pretrain.objectives import Objective
-from rsp_robot.pretrain.pairs import FramePairs, split_videos
 from rsp_robot.pretrain.published import load_weights
+from rsp_robot.pretrain.samples import Samples
 from rsp_robot.pretrain.schedule import lr_factor
 from rsp_robot.pretrain.stopping import StopRequest
+from rsp_robot.pretrain.streams import stream, torch_seed
 from rsp_robot.progress import Progress
 from rsp_robot.run_folder import RunFolder
-from rsp_robot.videos import open_videos
+from rsp_robot.videos import Quarantined, VideoInfo, write_quarantine
 
 MONITORED_FRAMES = 256
 MOST_DUMPS = 10
@@ -62,15 +64,15 @@ def _finished(config: PretrainConfig) -> Path | None:
 def _pretrain(config: PretrainConfig, world: World) -> Path:
     # Data and settings are looked at before the folder is made: a mistake leaves nothing behind.
     check_shares(config, world.size)
-    source = open_videos(config.data, config.camera)
-    training, held_out = split_videos(source, config.holdout)
-    pairs = FramePairs(source, config.objective.frames, training)
+    world.on_main(lambda: bool(find_videos(config)))  # one process looks at new files, the others read what it found
+    lost: list[tuple[VideoInfo, str]] = []
+    data = load_data(config, world.device, lambda video, reason: lost.append((video, reason)), quiet=not world.main)
     objective = build_objective(config)
     start = world.on_main(lambda: load_weights(objective, config.init) if config.init else "random weights")
     hooks: list[Hook] = []
-    world.on_main(lambda: hooks.extend(make_hooks(config, source, training, held_out)))
+    world.on_main(lambda: hooks.extend(make_hooks(config, data.source, data.training, data.held_out)))
     path = world.on_main(lambda: RunFolder.open(config.out, config.identity(), resume=config.resume).path)
-    run = Run(config, world, RunFolder(path), Batches(config, pairs, world), hooks)
+    run = Run(config, world, RunFolder(path), Batches(config, data.samples, world), data, lost, hooks)
     objective = objective.to(world.device)
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         run.train(objective)
@@ -90,16 +92,20 @@ class Run:
     world: World
     folder: RunFolder
     batches: Batches
+    data: Data
+    lost: list[tuple[VideoInfo, str]] = field(default_factory=list)
+    """Videos that could not be read any more; the readers add to it."""
     hooks: list[Hook] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        config, pairs = self.config, self.batches.pairs
-        self.steps = config.total_steps(len(pairs))
+        config, samples = self.config, self.batches.samples
+        self.steps = config.total_steps(len(samples))
         self.watch = FiniteWatch()
-        self.monitored = pairs.spread(min(MONITORED_FRAMES, pairs.frames)) if self.world.main else np.empty(0)
+        self.monitored = squares(samples, config.image_size) if self.world.main else np.empty(0)
         self.rows: list[dict[str, Any]] = []
         self.tell: Callable[[str], None] = print
         self.said: set[str] = set()
+        self.told_of = 0
         if self.world.main and config.wandb:
             self.folder.add_wandb(config.wandb, config.identity())
 
@@ -120,19 +126,19 @@ class Run:
             Progress(title, total=self.steps, unit="steps", done=first, quiet=not self.world.main) as bar,
         ):
             self.tell = bar.say
+            self._introduce()
             if first == 0:
                 self._run_hooks(objective, 0)
             clock = Clock(first)
             for step, shards in ahead:
                 # Layers that draw for themselves (dropout) draw the same after a resume.
-                torch.manual_seed(
-                    int(np.random.default_rng([self.config.seed, step, self.world.rank, 1]).integers(2**62))
-                )
+                torch.manual_seed(torch_seed(stream("layers", self.config.seed, step, self.world.rank)))
                 prepared = [self.batches.prepare(objective, shard, step) for shard in shards]
                 losses = engine.step(prepared, self.rate(step))
                 done = step + 1
                 self.watch.see(step, losses.pop("bad"))
                 self._look_for_trouble(step, losses)
+                self._look_for_losses()
                 shown: dict[str, float] = {}
                 if done % self.config.log_every == 0 or done == self.steps:
                     shown = self._log(engine, prepared[0], losses, done, clock.lap(done, ahead.waited))
@@ -225,6 +231,33 @@ class Run:
                 self.folder.log(done, **hook.evaluate(objective, self.world.device))
                 objective.train()
 
+    # -- videos that were left out -------------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        if self.world.main:
+            self.tell(f"{self.config.data}: {self.data.source.summary()}{self._left_out()}")
+
+    def _left_out(self) -> str:
+        """Write down what is left out, and say where."""
+        lost = [Quarantined(video.path, video.key, reason) for video, reason in self.lost]
+        rows = [*self.data.quarantined, *lost]
+        if not rows:
+            return ""
+        write_quarantine(self.quarantine, rows)
+        return f"; {len(rows)} left out, see {self.quarantine}"
+
+    def _look_for_losses(self) -> None:
+        if len(self.lost) > self.told_of:
+            for video, reason in self.lost[self.told_of :]:
+                self.say(f"{video.name} is left out from now on: {reason}")
+            self.told_of = len(self.lost)
+            self._left_out()
+
+    @property
+    def quarantine(self) -> Path:
+        """Where it is written what was left out, and why; each process has its own."""
+        return self.folder.path / ("quarantine.txt" if self.world.main else f"quarantine-{self.world.rank}.txt")
+
     # -- steps that were skipped ---------------------------------------------------------------------------------------
 
     def _look_for_trouble(self, step: int, losses: dict[str, torch.Tensor], wait: bool = False) -> None:
@@ -253,11 +286,19 @@ class Run:
         """Write the frames of this process at a step, as they were read, with the micro-batches' places."""
         self.bad.mkdir(exist_ok=True)
         name = f"step-{step + 1:08d}" + (f"-rank-{self.world.rank}" if self.world.size > 1 else "")
-        shards = {f"frames_{shard.place}": shard.frames.numpy() for shard in self.batches.read(step)}
+        shards = {f"frames_{shard.place}": shard.frames.cpu().numpy() for shard in self.batches.read(step)}
         config = self.config
-        drawn = self.batches.pairs.draw(step, config.batch_size, config.repeated_sampling, config.seed)
+        drawn = self.batches.samples.draw(step, config.batch_size, config.repeated_sampling, config.seed)
         with atomic_path(self.bad / f"{name}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, drawn=drawn, **shards)
+
+
+def squares(samples: Samples, size: int) -> np.ndarray:
+    """Return the frames that monitors look at, at the encoder's size: uint8 ``(N, S, S, 3)``."""
+    preprocess = Preprocessing(size, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+    frames = samples.spread(min(MONITORED_FRAMES, samples.frames))
+    made = [preprocess(frame[None], torch.device("cpu")).round().to(torch.uint8) for frame in frames]
+    return torch.cat(made).permute(0, 2, 3, 1).numpy()
 
 
 class Clock:

@@ -174,6 +174,7 @@ class DemonstrationFile:
         path: the file.
         info: how it was made, as far as the file says.
         cameras: observation keys that hold pictures.
+        names: of the demonstrations, ``demo_0`` and so on.
         lengths: steps of each demonstration.
         train, valid: indices of the demonstrations in the two masks (without masks: all are in ``train``).
     """
@@ -217,10 +218,10 @@ class DemonstrationFile:
             raise UserError(
                 f"{self.path} holds no demonstrations (no data/demo_0); was it made by `rsp-robot collect`?"
             )
-        self._names = sorted(names, key=_number)
+        self.names = sorted(names, key=_number)
         shapes: dict[str, tuple[int, ...]] = {}
         self.lengths: tuple[int, ...] = ()
-        for name in self._names:
+        for name in self.names:
             self.lengths += (self._inspect_one(name, data[name], shapes),)
         self.cameras = tuple(shapes)
         self._shapes = shapes
@@ -271,7 +272,7 @@ class DemonstrationFile:
         return DemonstrationInfo(**found)
 
     def _read_masks(self, file: h5py.File) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        index = {name: number for number, name in enumerate(self._names)}
+        index = {name: number for number, name in enumerate(self.names)}
         masks: list[tuple[int, ...]] = []
         for mask in ("train", "valid"):
             listed = file[f"mask/{mask}"][()] if f"mask/{mask}" in file else []
@@ -283,11 +284,11 @@ class DemonstrationFile:
                 )
             masks.append(tuple(index[name] for name in names))
         if not masks[0]:
-            masks[0] = tuple(number for number in range(len(self._names)) if number not in set(masks[1]))
+            masks[0] = tuple(number for number in range(len(self.names)) if number not in set(masks[1]))
         return masks[0], masks[1]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def read(self, index: int) -> Demonstration:
         """Read demonstration ``index`` whole, with every observation key of the file."""
@@ -333,9 +334,9 @@ class DemonstrationFile:
         return out
 
     def _group(self, index: int) -> h5py.Group:
-        if not 0 <= index < len(self._names):
-            raise IndexError(f"demonstration {index} of {len(self._names)}")
-        return self._open()["data"][self._names[index]]
+        if not 0 <= index < len(self.names):
+            raise IndexError(f"demonstration {index} of {len(self.names)}")
+        return self._open()["data"][self.names[index]]
 
     def close(self) -> None:
         """Close the file in this process; the next read opens it again."""

@@ -26,6 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep indices of test data out of the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("RSP_ROBOT_CACHE", str(folder))
+    return folder
+
+
 class RSPReference(NamedTuple):
     """A model with published weights in float64, what goes in, and what has to come out."""
 

@@ -154,7 +154,7 @@ class Contender:
     ) -> None:
         model = build(formulation, bench.vit, bench.objective, world.device, weights)
         config = PretrainConfig(
-            data=Path(),
+            data="",
             out=Path(),
             arch=bench.arch,
             image_size=bench.image_size,

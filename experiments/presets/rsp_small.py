@@ -16,7 +16,7 @@ from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 
 CONFIG = PretrainConfig(
-    data=Path("data/push.hdf5"),
+    data="data/push.hdf5",
     out=Path("runs/rsp-small"),
     arch="vit-nano",
     image_size=64,

@@ -20,7 +20,7 @@ from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 
 CONFIG = PretrainConfig(
-    data=Path("data/kinetics400-train"),
+    data="data/kinetics400-train",
     out=Path("runs/rsp-vits16-k400"),
     arch="vit-small",
     image_size=224,

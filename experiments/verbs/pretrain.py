@@ -17,12 +17,13 @@ from rsp_robot.backbones.vit import vit_config
 from rsp_robot.experiments.presets import PRESETS, find_preset
 from rsp_robot.experiments.report.markup import short_number
 from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.loading import find_videos
 from rsp_robot.pretrain.objectives import OBJECTIVES, ObjectiveConfig, find_objective
-from rsp_robot.pretrain.pairs import split_videos
-from rsp_robot.videos import VideoSource, open_videos
+from rsp_robot.pretrain.samples import refuse_unfit, split_videos
+from rsp_robot.videos import VideoSource
 
 DEFAULT_OBJECTIVE = "rsp"
-NOT_GIVEN = Path("(not given)")
+NOT_GIVEN = "(not given)"
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def default_command(options: Sequence[str]) -> PretrainCommand:
     """
     preset, objective = named(options, "--preset"), named(options, "--objective")
     dry = any(word.replace("_", "-") == "--dry-run" for word in options)
-    place: Any = NOT_GIVEN if dry else tyro.MISSING
-    config = find_preset(preset) if preset else PretrainConfig(data=NOT_GIVEN, out=NOT_GIVEN)
+    data: Any = NOT_GIVEN if dry else tyro.MISSING
+    out: Any = Path(NOT_GIVEN) if dry else tyro.MISSING
+    config = find_preset(preset) if preset else PretrainConfig(data=NOT_GIVEN, out=Path(NOT_GIVEN))
     if objective and objective != config.objective.name:
         config = replace(config, objective=find_objective(objective)())
-    return PretrainCommand(replace(config, data=place, out=place), preset, config.objective.name, dry)
+    return PretrainCommand(replace(config, data=data, out=out), preset, config.objective.name, dry)
 
 
 def named(options: Sequence[str], option: str) -> str | None:
@@ -89,7 +91,7 @@ def run_pretraining(command: PretrainCommand) -> Path | int:
 def print_recipe(command: PretrainCommand, console: Console | None = None) -> None:
     """Print what the run would do, for a person to read."""
     config = command.config
-    source = None if config.data == NOT_GIVEN else open_videos(config.data, config.camera)
+    source = None if config.data == NOT_GIVEN else find_videos(config)
     title = command.preset or f"{config.objective.name} on {config.arch}"
     table = Table(title=f"Recipe: {title}", title_justify="left", title_style="bold", show_header=False)
     for name, value in recipe(config, source).items():
@@ -116,8 +118,8 @@ def recipe(config: PretrainConfig, source: VideoSource | None) -> dict[str, str]
         "encoder": f"{config.arch}/{vit.patch_size} at {vit.image_size} px, {vit.patches} + 1 tokens",
         "trainable parameters": f"{millions(model)} ({millions(model.backbone)} of them in the encoder)",
         "batch": f"{config.batch_size} videos",
-        "pairs per step": pairs,
-        "gap": f"{config.objective.frames.min_gap} to {config.objective.frames.max_gap} frames",
+        "samples per step": pairs,
+        "samples": config.objective.frames.describe(),
         **_length(config, source),
         "peak learning rate": rate,
         "optimiser": f"AdamW, weight decay {config.weight_decay:g}"
@@ -143,10 +145,13 @@ def _length(config: PretrainConfig, source: VideoSource | None) -> dict[str, str
     lines = {}
     videos = None
     if source is not None:
-        training, held_out = split_videos(source, config.holdout)
+        fit, unfit = refuse_unfit(source, config.objective.frames)
+        training, held_out = split_videos(source, fit, config.holdout)
         videos = len(training)
-        frames = sum(source.length(video) for video in training)
+        frames = sum(source.videos[video].frames for video in training)
         lines["videos"] = f"{videos:,} of {frames:,} frames" + (f", {len(held_out):,} held out" if held_out else "")
+        if unfit:
+            lines["videos"] += f", {len(unfit):,} too short"
     elif config.holdout:
         lines["videos"] = f"{config.holdout:.0%} of them held out"
     if config.passes is not None:
@@ -167,6 +172,8 @@ def _length(config: PretrainConfig, source: VideoSource | None) -> dict[str, str
 def _augmentation(config: PretrainConfig) -> str:
     parts = [f"crops of {config.min_crop:g} to 1 of the picture" if config.min_crop < 1 else "no crop"]
     parts.append("mirrored at random" if config.flip else "no mirroring")
+    if config.color_jitter:
+        parts.append(f"colours changed by up to {config.color_jitter:.0%}")
     return ", ".join(parts) + ("" if config.same_augmentation else ", each frame on its own")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from rsp_robot.errors import unknown_name
-from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig, PairSpec
+from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
 
 OBJECTIVES: dict[str, type[ObjectiveConfig]] = {RSPConfig.name: RSPConfig}
 ENTRY_POINTS = "rsp_robot.objectives"
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveConfig", "PairSpec", "find_objective"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveConfig", "find_objective"]
 
 
 def find_objective(name: str) -> type[ObjectiveConfig]:

@@ -11,14 +11,7 @@ from torch import nn
 
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig
 from rsp_robot.encoder import FrozenEncoder
-
-
-@dataclass(frozen=True)
-class PairSpec:
-    """Two frames of one video: the current one and one ``min_gap`` to ``max_gap`` frames later."""
-
-    min_gap: int
-    max_gap: int
+from rsp_robot.pretrain.sampling import SampleSpec
 
 
 @dataclass(frozen=True)
@@ -29,7 +22,7 @@ class ObjectiveConfig:
     """What the command line and the registry call it."""
 
     @property
-    def frames(self) -> PairSpec:
+    def frames(self) -> SampleSpec:
         """Which frames one sample holds."""
         raise NotImplementedError
 

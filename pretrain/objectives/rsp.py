@@ -19,7 +19,8 @@ from rsp_robot.backbones.vit import VisionTransformer, ViTConfig, initialise_tra
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.latents import CategoricalLatent, GaussianLatent, Latent, balanced_kl, free_bits
 from rsp_robot.pretrain.masking import Mask, normalise_patches, patchify, random_mask, take
-from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig, PairSpec
+from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig
+from rsp_robot.pretrain.sampling import PairSpec, Unit
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class RSPConfig(ObjectiveConfig):
     """Blocks of the shared decoder."""
     decoder_heads: int = 16
     """Attention heads of the shared decoder."""
-    min_gap: int = 4
-    """Smallest distance from the current to the future frame, in frames."""
-    max_gap: int = 48
-    """Largest distance from the current to the future frame, in frames."""
+    min_gap: float = 4
+    """Smallest distance from the current to the future frame."""
+    max_gap: float = 48
+    """Largest distance from the current to the future frame."""
+    gap_unit: Unit = "frames"
+    """frames, as published, or seconds: the same motion in videos of different frame rates."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_gap <= self.max_gap:
-            raise UserError(f"gap range {self.min_gap}..{self.max_gap} is empty; need 1 <= min_gap <= max_gap")
+        _ = self.frames  # refuses gaps that mean nothing
         if not 0 < self.mask_ratio < 1:
             raise UserError(
                 f"mask ratio {self.mask_ratio} must lie in (0, 1); 0.75 is published, mae_weight 0 turns it off"
@@ -82,7 +84,7 @@ class RSPConfig(ObjectiveConfig):
     @property
     def frames(self) -> PairSpec:
         """A current and a future frame."""
-        return PairSpec(self.min_gap, self.max_gap)
+        return PairSpec(self.min_gap, self.max_gap, self.gap_unit)
 
     def build(self, vit: ViTConfig) -> RSP:
         """Make the model; its weights are drawn from torch's global generator."""

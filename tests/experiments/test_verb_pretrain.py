@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from rsp_robot.pretrain import objectives
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives import Objective, ObjectiveConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.videos import VideoInfo, Videos
 
 PLACES = ["--data", "videos", "--out", "runs/a"]
 
@@ -60,7 +60,7 @@ def test_a_preset_gives_the_defaults_and_options_change_them(words: tuple[str, .
     preset = find_preset("rsp-small")
     command = read(*PLACES, *words, "--batch-size", "48", "--objective.max-gap", "9")
     objective = replace(preset.objective, max_gap=9)  # type: ignore[call-arg]
-    places = {"data": Path("videos"), "out": Path("runs/a")}
+    places = {"data": "videos", "out": Path("runs/a")}
     assert command.config == replace(preset, batch_size=48, objective=objective, **places)  # type: ignore[arg-type]
     assert command.preset == "rsp-small"
     assert objective.decoder_width == 128  # type: ignore[attr-defined]
@@ -81,7 +81,7 @@ def test_another_objective_brings_its_own_options() -> None:
     [
         (["--preset", "rsp-smal"], "unknown preset 'rsp-smal'; did you mean rsp-small?"),
         (["--objective", "rps"], "unknown objective 'rps'; did you mean rsp?"),
-        (["--preset", "rsp-small"], "missing from rsp-robot pretrain: --data PATH --out PATH"),
+        (["--preset", "rsp-small"], "missing from rsp-robot pretrain: --data STR --out PATH"),
         (["--preset", "rsp-small", "--data", "x"], "missing from rsp-robot pretrain: --out PATH"),
         (["--preset"], "missing value for argument '--preset'"),
         ([*PLACES, "--objective.zeal", "1"], "--objective.zeal"),
@@ -110,7 +110,7 @@ def test_help_lists_presets_and_objectives_and_shows_the_defaults_of_a_preset(
     assert "(default: vit-small)" in plain
     small = shown("--preset", "rsp-small")
     assert "(default: vit-nano)" in small
-    assert "--data PATH An HDF5 demonstration file, a video file, or a folder of videos. (required)" in small
+    assert "--data STR Where the videos are: files, folders, HDF5 demonstrations," in small
     assert "Width of the shared decoder. (default: 128)" in small
 
 
@@ -119,7 +119,7 @@ def test_the_published_recipe_is_shown_without_data(capsys: pytest.CaptureFixtur
     lines = table(capsys)
     assert lines["trainable parameters"] == "59.0 M (21.6 M of them in the encoder)"
     assert lines["batch"] == "1536 videos"
-    assert lines["pairs per step"] == "3072 (2 of each video)"
+    assert lines["samples per step"] == "3072 (2 of each video)"
     assert lines["real epochs"] == "200 (400 / 2)"
     assert lines["warm-up"].startswith("20 real epochs")
     assert lines["peak learning rate"] == "9e-4 (1.5e-4 x 1536 / 256)"
@@ -130,30 +130,17 @@ def test_the_published_recipe_is_shown_without_data(capsys: pytest.CaptureFixtur
     assert "steps" not in lines
 
 
-class Videos:
-    """Twenty videos of 30 frames."""
-
-    def __len__(self) -> int:
-        return 20
-
-    def length(self, video: int) -> int:
-        return 30
-
-    def fps(self, video: int) -> float:
-        return 10.0
-
-    def read(self, video: int, frames: object) -> np.ndarray:
-        raise AssertionError("a recipe reads no pictures")
+VIDEOS = Videos([VideoInfo("file", f"{number}.mp4", "", 30, 4, 4, fps=10.0) for number in range(20)])
 
 
 def test_with_data_steps_and_epochs_are_known() -> None:
     config = PretrainConfig(Path("a"), Path("b"), steps=500, batch_size=9, holdout=0.1, arch="vit-nano", image_size=32)
-    lines = recipe(config, Videos())
+    lines = recipe(config, VIDEOS)
     assert lines["videos"] == "18 of 540 frames, 2 held out"
     assert lines["steps"] == "500"
     assert lines["real epochs"] == "250"
     assert lines["warm-up"].startswith("50 of them")
-    by_epochs = recipe(replace(config, epochs=60, repeated_sampling=3), Videos())
+    by_epochs = recipe(replace(config, epochs=60, repeated_sampling=3), VIDEOS)
     assert by_epochs["real epochs"] == "20 (60 / 3)"
     assert by_epochs["steps"] == "40"  # 20 x 18 / 9
 
@@ -193,7 +180,7 @@ def test_a_run_is_handed_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: 
     engine.pretrain = pretrain  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rsp_robot.pretrain.train", engine)
     assert cli.main(["pretrain", "--preset", "rsp-small", *PLACES]) == 0
-    assert seen == [replace(find_preset("rsp-small"), data=Path("videos"), out=Path("runs/a"))]
+    assert seen == [replace(find_preset("rsp-small"), data="videos", out=Path("runs/a"))]
     assert capsys.readouterr().out == "runs/a\n"
 
 

@@ -8,29 +8,49 @@ import pytest
 
 from rsp_robot.backbones import vit
 from rsp_robot.demonstrations import Demonstration, DemonstrationInfo, write_demonstrations
+from rsp_robot.videos import Group, UnreadableVideo, VideoInfo
 
 
 class CountingVideos:
     """Videos in memory; the red channel of a frame tells its video, the green one its index."""
 
-    def __init__(self, lengths: Sequence[int], sizes: Sequence[tuple[int, int]] | None = None) -> None:
-        self.lengths = list(lengths)
-        self.sizes = list(sizes or [(4, 6)] * len(self.lengths))
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        fps: Sequence[float] | None = None,
+        groups: Sequence[tuple[int, float | None]] = (),
+        episodes: Sequence[str] | None = None,
+    ) -> None:
+        sizes = sizes or [(4, 6)] * len(lengths)
+        fps = fps or [10.0] * len(lengths)
+        episodes = episodes or [f"demo_{number}" for number in range(len(lengths))]
+        self.videos = tuple(
+            VideoInfo("toy", "toy", str(number), length, *size, fps=rate, episode=episode)
+            for number, (length, size, rate, episode) in enumerate(zip(lengths, sizes, fps, episodes, strict=True))
+        )
+        starts = np.cumsum([0, *(count for count, _ in groups)]).tolist()
+        self.groups = tuple(
+            Group(f"place {number}", starts[number], starts[number + 1], weight)
+            for number, (_, weight) in enumerate(groups)
+        ) or (Group("", 0, len(lengths), None),)
+        self.quarantined = ()
         self.frames_read = 0
+        self.broken: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.videos)
 
-    def length(self, video: int) -> int:
-        return self.lengths[video]
-
-    def fps(self, video: int) -> float:
-        return 10.0
+    def summary(self) -> str:
+        return f"{len(self)} videos"
 
     def read(self, video: int, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        assert all(0 <= frame < self.lengths[video] for frame in frames)
+        info = self.videos[video]
+        if video in self.broken:
+            raise UnreadableVideo(f"video {video} is broken")
+        assert all(0 <= frame < info.frames for frame in frames)
         self.frames_read += len(frames)
-        pictures = np.zeros((len(frames), *self.sizes[video], 3), np.uint8)
+        pictures = np.zeros((len(frames), info.height, info.width, 3), np.uint8)
         pictures[..., 0] = video
         pictures[..., 1] = np.asarray(frames, np.uint8)[:, None, None]
         return pictures

@@ -1,134 +1,113 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resized_crop
+from scipy.stats import ks_2samp
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.v2 import functional as tv
 
 from rsp_robot.preprocessing import Preprocessing
-from rsp_robot.pretrain.augment import Augmentation, crop_and_flip, draw_boxes
+from rsp_robot.pretrain.augment import Augmentation, draw_boxes, draw_jitter, jitter_colors
 from rsp_robot.pretrain.config import PretrainConfig
 
-WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-NO, YES = torch.tensor([False]), torch.tensor([True])
+# -- boxes -------------------------------------------------------------------------------------------------------------
 
 
-def noise(height: int, width: int, batch: int = 1) -> torch.Tensor:
-    return 255 * torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+def boxes_of(height: int, width: int, number: int, seed: int = 0, **settings: Any) -> np.ndarray:
+    sizes = torch.tensor([[height, width]]).expand(number, 2)
+    return draw_boxes(sizes, torch.Generator().manual_seed(seed), **settings).numpy()
 
 
-def smooth(side: int) -> torch.Tensor:
-    """A picture of waves, within [28, 228], which no interpolation overshoots."""
-    y, x = torch.meshgrid(torch.arange(side) / side, torch.arange(side) / side, indexing="ij")
-    waves = [torch.sin(5 * x + 3 * y), torch.cos(4 * x - 6 * y), torch.sin(7 * y)]
-    return 128 + 100 * torch.stack(waves)[None]
+def boxes_of_torchvision(height: int, width: int, number: int, scale: tuple[float, float]) -> np.ndarray:
+    torch.manual_seed(0)
+    picture = torch.empty(3, height, width)
+    drawn = [RandomResizedCrop.get_params(picture, list(scale), [3 / 4, 4 / 3]) for _ in range(number)]
+    return np.array([(left, top, wide, high) for top, left, high, wide in drawn], np.float32)
 
 
-def box(left: float, top: float, width: float, height: float, side: int) -> torch.Tensor:
-    """A box in pixels of a square picture."""
-    return torch.tensor([[left, top, width, height]]) / side
+@pytest.mark.parametrize("scale", [(0.5, 1.0), (0.1, 0.4)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 80), (90, 40)])
+def test_boxes_are_distributed_as_those_of_torchvision(height: int, width: int, scale: tuple[float, float]) -> None:
+    number = 4000
+    drawn = (boxes_of(height, width, number, scale=scale), boxes_of_torchvision(height, width, number, scale))
+    compared = {
+        "area": [wide * high for _, _, wide, high in (boxes.T for boxes in drawn)],
+        "aspect": [wide / high for _, _, wide, high in (boxes.T for boxes in drawn)],
+        "left": [boxes[:, 0] for boxes in drawn],
+        "top": [boxes[:, 1] for boxes in drawn],
+        "middle across": [left + wide / 2 for left, _, wide, _ in (boxes.T for boxes in drawn)],
+        "middle down": [top + high / 2 for _, top, _, high in (boxes.T for boxes in drawn)],
+    }
+    # Samples of the same distribution exceed this Kolmogorov-Smirnov distance once in 8000 times.
+    largest = 2.2 * (2 / number) ** 0.5
+    for name, (ours, theirs) in compared.items():
+        assert ks_2samp(ours, theirs, method="asymp").statistic < largest, name
+        assert float(ours.mean()) == pytest.approx(float(theirs.mean()), abs=0.1 * float(theirs.std()) + 1e-6), name
+        assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.1), name
 
 
-def test_the_whole_picture_at_its_own_size_stays_as_it_is() -> None:
-    images = noise(24, 24)
-    torch.testing.assert_close(crop_and_flip(images, WHOLE, NO, 24), images, rtol=0, atol=0.01)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 80), (7, 5)])
+def test_boxes_are_whole_pixels_inside_the_picture(height: int, width: int) -> None:
+    boxes = boxes_of(height, width, 3000, scale=(0.2, 1.0))
+    assert np.array_equal(boxes, boxes.round())
+    left, top, wide, high = boxes.T
+    assert left.min() == 0 and top.min() == 0 and wide.min() >= 1 and high.min() >= 1
+    assert (left + wide).max() == width and (top + high).max() == height
 
 
-@pytest.mark.parametrize(("left", "top"), [(0, 0), (5, 3), (16, 16), (0, 16)])
-def test_a_box_at_equal_scale_cuts_pixels_out(left: int, top: int) -> None:
-    images = noise(32, 32)
-    found = crop_and_flip(images, box(left, top, 16, 16, 32), NO, 16)
-    expected = resized_crop(images, top, left, 16, 16, [16, 16], InterpolationMode.BICUBIC)
-    torch.testing.assert_close(expected, images[..., top : top + 16, left : left + 16])
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+def test_every_place_is_as_likely() -> None:
+    left, top, wide, high = boxes_of(4, 4, 8000, scale=(0.25, 0.25), ratio=(1.0, 1.0)).T
+    assert (wide == 2).all() and (high == 2).all()
+    counts = np.histogram2d(left, top, bins=[-0.5, 0.5, 1.5, 2.5])[0]
+    np.testing.assert_allclose(counts / 8000, np.full((3, 3), 1 / 9), atol=0.02)
 
 
-@pytest.mark.parametrize(("left", "top", "width", "height"), [(4, 10, 24, 16), (0, 0, 20, 32), (7, 2, 11, 27)])
-def test_a_box_is_resized_as_torchvision_does(left: int, top: int, width: int, height: int) -> None:
-    images = smooth(40)
-    found = crop_and_flip(images, box(left, top, width, height, 40), NO, 48)
-    expected = resized_crop(images, top, left, height, width, [48, 48], InterpolationMode.BICUBIC, antialias=False)
-    # At its rim torchvision repeats the crop's own pixels, here those around the crop are seen.
-    inner = (..., slice(8, -8), slice(8, -8))
-    torch.testing.assert_close(found[inner], expected[inner], rtol=0, atol=0.05)
-    torch.testing.assert_close(found, expected, rtol=0, atol=6.0)
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (40, 100, (23, 0, 53, 40)),  # too wide: 40 x 4/3 = 53.3, (100 - 53) // 2
+        (100, 40, (0, 23, 40, 53)),
+        (30, 36, (0, 0, 36, 30)),  # its aspect is allowed: all of it
+    ],
+)
+def test_where_no_box_fits_it_is_the_largest_central_one(
+    height: int, width: int, expected: tuple[int, int, int, int]
+) -> None:
+    never = {"scale": (2.0, 2.0)}
+    assert (boxes_of(height, width, 5, **never) == np.array(expected)).all()
+    top, left, high, wide = RandomResizedCrop.get_params(torch.empty(3, height, width), [2.0, 2.0], [3 / 4, 4 / 3])
+    assert (left, top, wide, high) == expected
 
 
-def test_a_flip_mirrors_the_cut_left_to_right() -> None:
-    images, boxes = noise(32, 32), box(3, 9, 16, 12, 32)
-    plain, mirrored = crop_and_flip(images, boxes, NO, 16), crop_and_flip(images, boxes, YES, 16)
-    torch.testing.assert_close(mirrored, plain.flip(-1), rtol=0, atol=0.01)
-    assert (mirrored - plain).abs().mean() > 10
-
-
-def test_every_sample_has_its_own_box_and_flip() -> None:
-    images = noise(16, 16).repeat(3, 1, 1, 1)
-    boxes = torch.cat([WHOLE, box(2, 4, 8, 8, 16), box(2, 4, 8, 8, 16)])
-    flips = torch.tensor([False, False, True])
-    together = crop_and_flip(images, boxes, flips, 12)
-    for index in range(3):
-        alone = crop_and_flip(images[:1], boxes[index : index + 1], flips[index : index + 1], 12)
-        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-4)
-
-
-def test_a_wide_picture_becomes_square_and_overshoot_is_cut() -> None:
-    images = torch.zeros(1, 3, 16, 32)
-    images[..., 16:] = 255
-    found = crop_and_flip(images, WHOLE, NO, 64)
-    assert found.shape == (1, 3, 64, 64)
-    assert (found.min(), found.max()) == (0, 255)
-    assert found[..., :24].max() < 0.01 and found[..., 40:].min() > 254.99
-
-
-def test_boxes_lie_inside_the_picture() -> None:
-    left, top, width, height = draw_boxes(5000, torch.Generator().manual_seed(0), (0.2, 1.0)).unbind(1)
-    assert left.min() >= 0 and top.min() >= 0
-    assert (left + width).max() <= 1 + 1e-6 and (top + height).max() <= 1 + 1e-6
-    assert (width * height).max() <= 1
-    inside = (width < 1) & (height < 1)
-    area = (width * height)[inside]
-    assert area.min() >= 0.2 - 1e-6 and area.min() < 0.21
-    aspect = (width / height)[inside]
-    assert aspect.min() >= 3 / 4 - 1e-6 and aspect.max() <= 4 / 3 + 1e-6
-
-
-def test_area_aspect_and_place_are_drawn_from_their_distributions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    left, top, width, height = draw_boxes(8000, generator, scale=(0.05, 0.2), ratio=(1.0, 4.0)).unbind(1)
-    assert float((width * height).mean()) == pytest.approx(0.125, abs=0.003), "the area is uniform"
-    assert float((width / height).median()) == pytest.approx(2.0, abs=0.1), "the logarithm of the aspect is uniform"
-    for start, side in ((left, width), (top, height)):
-        place = start / (1 - side)
-        assert float(place.mean()) == pytest.approx(0.5, abs=0.02)
-        assert place.min() < 0.01 and place.max() > 0.99
-    assert abs(float(torch.corrcoef(torch.stack([left / (1 - width), top / (1 - height)]))[0, 1])) < 0.05
-
-
-def test_extreme_boxes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    torch.testing.assert_close(draw_boxes(3, generator, (1.0, 1.0), (1.0, 1.0)), WHOLE.repeat(3, 1))
-    quarter = draw_boxes(3, generator, (0.25, 0.25), (1.0, 1.0))
-    torch.testing.assert_close(quarter[:, 2:], torch.full((3, 2), 0.5))
-    wide = draw_boxes(3, generator, (1.0, 1.0), (4.0, 4.0))  # 2 wide and 1/2 high, cut to the picture
-    torch.testing.assert_close(wide[:, 2:], torch.tensor([[1.0, 0.5]]).repeat(3, 1))
+def test_each_picture_has_a_box_of_its_own_size_whatever_the_others_are() -> None:
+    sizes = torch.tensor([[64, 64], [16, 48], [100, 20]])
+    boxes = draw_boxes(sizes, torch.Generator().manual_seed(0))
+    for index, (height, width) in enumerate(sizes.tolist()):
+        left, top, wide, high = boxes[index].tolist()
+        assert left + wide <= width and top + high <= height
+    changed = torch.tensor([[64, 64], [33, 44], [100, 20]])
+    again = draw_boxes(changed, torch.Generator().manual_seed(0))
+    assert torch.equal(boxes[[0, 2]], again[[0, 2]]) and not torch.equal(boxes[1], again[1])
 
 
 def test_boxes_follow_the_generator() -> None:
-    first, again, other = (draw_boxes(4, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    first, again, other = (boxes_of(64, 64, 4, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 # -- samples of several frames -----------------------------------------------------------------------------------------
 
 
-def pictures(batch: int = 6, views: int = 2) -> torch.Tensor:
+def pictures(batch: int = 6, views: int = 2, height: int = 16, width: int = 16) -> torch.Tensor:
     """Samples ``(B, K, H, W, 3)``, every frame another one."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 255, (batch, views, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 255, (batch, views, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
 def alike(batch: int = 6, views: int = 2) -> torch.Tensor:
@@ -136,12 +115,14 @@ def alike(batch: int = 6, views: int = 2) -> torch.Tensor:
     return pictures(1, 1).repeat(batch, views, 1, 1, 1)
 
 
-def augmented(frames: torch.Tensor, seed: int = 0, **settings: Any) -> torch.Tensor:
-    return Augmentation(16, **settings)(frames, torch.Generator().manual_seed(seed))
+def augmented(
+    frames: torch.Tensor, seed: int = 0, sizes: torch.Tensor | None = None, side: int = 16, **settings: Any
+) -> torch.Tensor:
+    return Augmentation(side, **settings)(frames, sizes, torch.Generator().manual_seed(seed))
 
 
-def as_the_encoder_sees(frames: torch.Tensor) -> torch.Tensor:
-    whole = Preprocessing(16)(frames.flatten(0, 1).numpy(), torch.device("cpu"))
+def as_the_encoder_sees(frames: torch.Tensor, side: int = 16) -> torch.Tensor:
+    whole = Preprocessing(side)(frames.flatten(0, 1).numpy(), torch.device("cpu"))
     return whole.unflatten(0, frames.shape[:2])
 
 
@@ -154,14 +135,61 @@ def mirrored(found: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     return turned
 
 
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (30, 41), (41, 30), (9, 12)])
+def test_without_augmentation_training_sees_what_the_encoder_will(height: int, width: int, same: bool) -> None:
+    frames = pictures(3, 2, height, width)
+    found = augmented(frames, min_crop=1.0, flip=False, same=same)
+    torch.testing.assert_close(found, as_the_encoder_sees(frames), rtol=0, atol=1e-4)
+
+
+def on_a_canvas(sizes: torch.Tensor, views: int = 2, rest: int = 0) -> torch.Tensor:
+    """Pictures of several sizes in the top left of one canvas."""
+    height, width = sizes.amax(dim=0).tolist()
+    frames = pictures(len(sizes), views, height, width)
+    for frame, (high, wide) in zip(frames, sizes.tolist(), strict=True):
+        frame[:, high:] = rest
+        frame[:, :, wide:] = rest
+    return frames
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_pictures_of_several_sizes_are_seen_whole_and_without_the_canvas(same: bool) -> None:
+    sizes = torch.tensor([[30, 41], [12, 20], [25, 16]])
+    frames = on_a_canvas(sizes)
+    found = augmented(frames, sizes=sizes, min_crop=1.0, flip=False, same=same)
+    for index, (height, width) in enumerate(sizes.tolist()):
+        expected = as_the_encoder_sees(frames[index : index + 1, :, :height, :width])
+        torch.testing.assert_close(found[index : index + 1], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_crops_stay_off_the_rest_of_the_canvas(same: bool) -> None:
+    sizes = torch.tensor([[30, 41], [12, 20], [25, 16]])
+    black, white = (augmented(on_a_canvas(sizes, rest=rest), sizes=sizes, same=same) for rest in (0, 255))
+    assert torch.equal(black, white)
+
+
+def test_crops_are_those_of_torchvision() -> None:
+    frames = pictures(5, 2, 30, 41)
+    found = augmented(frames, flip=False, side=24)
+    boxes = draw_boxes(torch.tensor([[30, 41]]).expand(5, 2), torch.Generator().manual_seed(0)).long().tolist()
+    for index, (left, top, width, height) in enumerate(boxes):
+        images, bicubic = frames[index].permute(0, 3, 1, 2).float(), InterpolationMode.BICUBIC
+        expected = tv.resized_crop(images, top, left, height, width, [24, 24], bicubic, antialias=True).clamp(0, 255)
+        torch.testing.assert_close(found[index], Preprocessing(24).normalise(expected), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("views", [2, 3])
-def test_all_frames_of_a_sample_are_cut_and_mirrored_alike(views: int) -> None:
+def test_all_frames_of_a_sample_are_treated_alike(views: int) -> None:
     frames = pictures(6, 1).repeat(1, views, 1, 1, 1)
-    found = augmented(frames)
+    found = augmented(frames, color_jitter=0.4)
     assert found.shape == (6, views, 3, 16, 16) and found.dtype == torch.float32
-    assert all(torch.equal(found[:, 0], found[:, view]) for view in range(views))
+    for view in range(views):
+        torch.testing.assert_close(found[:, 0], found[:, view], rtol=0, atol=1e-4)
     assert not torch.allclose(found, as_the_encoder_sees(frames), atol=0.1)
-    assert torch.equal(found, augmented(frames)) and not torch.allclose(found, augmented(frames, seed=1))
+    assert torch.equal(found, augmented(frames, color_jitter=0.4))
+    assert not torch.allclose(found, augmented(frames, seed=1, color_jitter=0.4))
 
 
 def test_each_frame_on_its_own() -> None:
@@ -183,20 +211,13 @@ def test_frames_keep_their_places(same: bool) -> None:
     for sample, view in ((0, 0), (4, 2), (2, 1)):
         changed = frames.clone()
         changed[sample, view] = 0
-        different = (augmented(changed, same=same) != augmented(frames, same=same)).flatten(2).any(dim=2)
+        different = (augmented(changed, same=same, min_crop=1.0) != found).flatten(2).any(dim=2)
         assert different.nonzero().tolist() == [[sample, view]]
 
 
 def test_samples_of_a_batch_are_cut_differently() -> None:
     first = augmented(alike(), flip=False)[:, 0]
     assert all((first[i] - first[j]).abs().max() > 0.1 for i in range(6) for j in range(i))
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_without_augmentation_training_sees_what_the_encoder_will(same: bool) -> None:
-    frames = pictures()
-    found = augmented(frames, min_crop=1.0, flip=False, same=same)
-    torch.testing.assert_close(found, as_the_encoder_sees(frames), rtol=0, atol=1e-3)
 
 
 def test_half_of_the_samples_are_mirrored() -> None:
@@ -218,7 +239,51 @@ def test_crops_are_as_large_as_asked() -> None:
     assert (0.9 * 3 / 4) ** 0.5 - 0.05 < widths[0.9].min() < widths[0.9].max() <= 1.02
 
 
+# -- colours -----------------------------------------------------------------------------------------------------------
+
+
+def test_colours_change_as_torchvision_defines_it() -> None:
+    images = pictures(3, 2).permute(0, 1, 4, 2, 3).float()
+    factors = torch.tensor([[0.7, 1.3, 1.0], [1.4, 0.6, 1.2], [0.5, 1.0, 1.5], [0.1, -0.1, 0.02]])
+    found = jitter_colors(images, factors)
+    for index, (brightness, contrast, saturation, hue) in enumerate(factors.T.tolist()):
+        for view in range(2):
+            expected = tv.adjust_brightness(images[index, view] / 255, brightness)
+            expected = tv.adjust_saturation(tv.adjust_contrast(expected, contrast), saturation)
+            expected = 255 * tv.adjust_hue(expected, hue)
+            torch.testing.assert_close(found[index, view], expected, rtol=0, atol=0.1)
+
+
+def test_factors_lie_evenly_within_the_strength() -> None:
+    factors = draw_jitter(4000, torch.Generator().manual_seed(0), 0.4)
+    for factor, middle, spread in zip(factors, (1, 1, 1, 0), (0.4, 0.4, 0.4, 0.1), strict=True):
+        assert middle - spread <= float(factor.min()) < middle - 0.95 * spread
+        assert middle + 0.95 * spread < float(factor.max()) <= middle + spread
+        assert float(factor.mean()) == pytest.approx(middle, abs=0.05 * spread * 2)
+        assert float(factor.std()) == pytest.approx(spread / math.sqrt(3), rel=0.05)
+    assert (torch.corrcoef(factors) - torch.eye(4)).abs().max() < 0.1
+
+
+def test_colours_differ_across_a_batch_and_leave_crops_and_flips_as_they_are() -> None:
+    frames = alike(6)
+    plain, coloured = augmented(frames, min_crop=1.0), augmented(frames, min_crop=1.0, color_jitter=0.4)
+    tint = coloured.mean(dim=(3, 4))
+    assert all((tint[i, 0] - tint[j, 0]).abs().max() > 0.01 for i in range(6) for j in range(i))
+    torch.testing.assert_close(tint[:, 0], tint[:, 1], rtol=0, atol=1e-4)
+    alone = augmented(frames, min_crop=1.0, color_jitter=0.4, same=False).mean(dim=(3, 4))
+    assert ((alone[:, 0] - alone[:, 1]).abs().amax(dim=1) > 0.01).all()
+    barely = augmented(frames, color_jitter=1e-6)
+    torch.testing.assert_close(barely, augmented(frames), rtol=0, atol=1e-3)
+    assert not torch.allclose(plain, coloured, atol=0.1)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
 def test_the_augmentation_that_a_run_asks_for() -> None:
-    config = PretrainConfig(Path("d"), Path("o"), image_size=64, min_crop=0.7, flip=False, same_augmentation=False)
-    assert Augmentation.of(config) == Augmentation(image_size=64, min_crop=0.7, flip=False, same=False)
-    assert Augmentation.of(PretrainConfig(Path("d"), Path("o"))) == Augmentation(224)
+    config = PretrainConfig("d", Path("o"))
+    assert Augmentation.of(config) == Augmentation(224)
+    asked = dataclasses.replace(
+        config, image_size=64, min_crop=0.7, flip=False, same_augmentation=False, color_jitter=0.3
+    )
+    assert Augmentation.of(asked) == Augmentation(64, min_crop=0.7, flip=False, same=False, color_jitter=0.3)

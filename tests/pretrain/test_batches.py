@@ -18,7 +18,7 @@ from rsp_robot.pretrain.checkpoints import build_objective
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.pairs import FramePairs
+from rsp_robot.pretrain.samples import Samples
 
 CPU = torch.device("cpu")
 RSP = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, classes=4, min_gap=2, max_gap=6)
@@ -27,7 +27,7 @@ RSP = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, cl
 @pytest.fixture
 def config(toy_arch: str) -> PretrainConfig:
     return PretrainConfig(
-        Path("d"), Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=RSP, batch_size=8, seed=3
+        "d", Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=RSP, batch_size=8, seed=3
     )
 
 
@@ -41,7 +41,7 @@ def make_batches(make_videos: Any, config: PretrainConfig) -> Callable[..., Batc
         read, rng = source.read, np.random.default_rng(0)
         texture = rng.integers(0, 60, (18, 20, 3), dtype=np.uint8)
         source.read = lambda video, frames: read(video, frames) + texture
-        return Batches(changed, FramePairs(source, changed.objective.frames), World(rank, size, CPU))
+        return Batches(changed, Samples(source, changed.objective.frames), World(rank, size, CPU))
 
     return make
 
@@ -79,12 +79,12 @@ def test_shares_of_a_step(make_batches: Callable[..., Batches]) -> None:
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_the_micro_batches_together_are_the_pairs_of_the_step(
+def test_the_micro_batches_together_are_the_samples_of_the_step(
     make_batches: Callable[..., Batches], repeats: int
 ) -> None:
     whole = make_batches(repeated_sampling=repeats)
-    rows = whole.pairs.draw(5, 8, repeats, seed=3)
-    expected = torch.from_numpy(whole.pairs.read(rows))
+    rows = whole.samples.draw(5, 8, repeats, seed=3)
+    expected = whole.samples.read(rows).frames
     assert len(expected) == 8 * repeats
     assert torch.equal(whole.read(5)[0].frames, expected)
     for size, micro_batch in ((1, 2), (2, None), (2, 2), (4, 1)):

@@ -21,7 +21,7 @@ from rsp_robot.pretrain.checkpoints import (
 from rsp_robot.pretrain.config import PretrainConfig
 
 CPU = torch.device("cpu")
-CONFIG = PretrainConfig(Path("d"), Path("o"))
+CONFIG = PretrainConfig("d", Path("o"))
 
 
 def state(step: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ RATE = 1e-2
 
 @pytest.fixture
 def config(toy_arch: str) -> PretrainConfig:
-    return PretrainConfig(Path("d"), Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=RSP)
+    return PretrainConfig("d", Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=RSP)
 
 
 def make(config: PretrainConfig, dtype: torch.dtype = torch.float32, **options: Any) -> Engine:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.moments import StillPicture, choose_moments, default_gap, open_pictures
-from rsp_robot.pretrain.objectives import PairSpec
-from rsp_robot.videos import VideoFiles
+from rsp_robot.pretrain.sampling import PairSpec
+from rsp_robot.videos import Videos
 
 TRAINED = PairSpec(2, 4)
 
@@ -22,7 +22,7 @@ def test_moments_come_from_different_videos_that_are_long_enough(make_videos: An
     assert sorted(moment.video for moment in moments) == [0, 2, 3]
     for seed in range(20):
         for video, frame, length in choose_moments(videos, 7, 5, TRAINED, seed)[0]:
-            assert length == videos.lengths[video] and frame in range(length - 5)
+            assert length == videos.videos[video].frames and frame in range(length - 5)
     counts = np.bincount([moment.video for moment in choose_moments(videos, 7, 5, TRAINED, 0)[0]])
     assert sorted(counts[[0, 2, 3]]) == [2, 2, 3], "every video in turn"
     last = {choose_moments(videos, 1, 8, TRAINED, seed)[0][0] for seed in range(5)}
@@ -36,11 +36,11 @@ def test_the_seed_decides_videos_and_frames(make_videos: Any) -> None:
     assert len({moment.frame for moment in first}) > 1
 
 
-def test_no_more_videos_are_opened_than_needed(make_videos: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    videos, asked = make_videos([20] * 50), []
-    monkeypatch.setattr(videos, "length", lambda video: asked.append(video) or 20)
-    moments, gap = choose_moments(videos, 3, None, TRAINED, seed=0)
-    assert asked == [moment.video for moment in moments] and gap == 4
+def test_short_videos_are_taken_only_where_there_are_no_others(make_videos: Any) -> None:
+    for seed in range(20):
+        moments, gap = choose_moments(make_videos([20, 7, 7, 30]), 2, None, TRAINED, seed)
+        assert gap == 4 and {moment.video for moment in moments} == {0, 3}
+    assert {moment.video for moment in choose_moments(make_videos([20, 7, 7]), 3, None, TRAINED, 0)[0]} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(shown).save(tmp_path / f"a.{suffix}")
     source = open_pictures(tmp_path / f"a.{suffix}")
     assert isinstance(source, StillPicture)
-    assert (len(source), source.length(0), source.fps(0)) == (1, 1, 0.0)
+    assert (len(source), source.videos[0].frames, source.videos[0].fps) == (1, 1, 0.0)
     read = source.read(0, [0])
     assert read.shape == (1, 20, 30, 3) and read.dtype == np.uint8
     assert np.abs(read[0, :, :12].astype(int) - (250, 120, 10)).max() < 12, "RGB, not BGR"
@@ -105,7 +105,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 
 def test_videos_are_left_to_their_reader(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.gif")
-    assert isinstance(open_pictures(tmp_path / "a.gif"), VideoFiles)
-    assert isinstance(open_pictures(tmp_path), VideoFiles)
+    assert isinstance(open_pictures(tmp_path / "a.gif"), Videos)
+    assert isinstance(open_pictures(tmp_path), Videos)
     with pytest.raises(UserError, match="does not exist"):
         open_pictures(tmp_path / "absent.png")

@@ -16,9 +16,10 @@ from rsp_robot.pretrain.batches import Batches
 from rsp_robot.pretrain.config import PretrainConfig, read_config
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.engine import Engine
-from rsp_robot.pretrain.objectives import OBJECTIVES, Objective, ObjectiveConfig, PairSpec, find_objective
+from rsp_robot.pretrain.objectives import OBJECTIVES, Objective, ObjectiveConfig, find_objective
 from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
-from rsp_robot.pretrain.pairs import FramePairs
+from rsp_robot.pretrain.samples import Samples
+from rsp_robot.pretrain.sampling import PairSpec
 from rsp_robot.run_folder import RunFolder
 
 VIT = ViTConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2)
@@ -91,17 +92,17 @@ def test_other_packages_add_objectives(another_package: None) -> None:
 
 
 def test_a_run_of_another_packages_objective_is_read_back(another_package: None, tmp_path: Path) -> None:
-    config = PretrainConfig(Path("d"), Path("o"), objective=TwinsConfig(weight=0.5))
+    config = PretrainConfig("d", Path("o"), objective=TwinsConfig(weight=0.5))
     run = RunFolder.open(tmp_path / "run", config.identity()).path
-    assert read_config(run) == replace(config, data=Path("d").resolve(), out=run)
+    assert read_config(run) == replace(config, data=str(Path("d").resolve()), out=run)
 
 
 def test_another_packages_objective_trains(toy_arch: str, make_videos: Any) -> None:
     config = PretrainConfig(
-        Path("d"), Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=TwinsConfig(), batch_size=4
+        "d", Path("o"), arch=toy_arch, image_size=16, patch_size=8, objective=TwinsConfig(), batch_size=4
     )
     world = World(0, 1, torch.device("cpu"))
-    batches = Batches(config, FramePairs(make_videos([9, 9], [(16, 16)] * 2), config.objective.frames), world)
+    batches = Batches(config, Samples(make_videos([9, 9], [(16, 16)] * 2), config.objective.frames), world)
     torch.manual_seed(0)
     engine = Engine(config.objective.build(VIT), config, world)
     prepared = [batches.prepare(engine.objective, shard, 0) for shard in batches.read(0)]

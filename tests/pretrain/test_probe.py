@@ -12,7 +12,7 @@ import torch
 from rsp_robot.demonstrations import Demonstration, DemonstrationInfo, write_demonstrations
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.probe import ENCODED_AT_ONCE, Probe, ridge_r2
-from rsp_robot.videos import DemonstrationVideos, VideoFiles
+from rsp_robot.videos import Videos, open_videos
 
 TRAIN, HELD_OUT = list(range(8)), [8, 9]
 
@@ -111,7 +111,7 @@ def test_nothing_that_varies_gives_nan(rng: np.random.Generator) -> None:
 
 def write_file(
     path: Path, rng: np.random.Generator, demonstrations: int = 10, length: int = 12, expert: bool = True
-) -> DemonstrationVideos:
+) -> Videos:
     """Pixel 0 of a frame says where the arm is, pixel 1 what the expert wants; executed actions are noise."""
     made = []
     for seed in range(demonstrations):
@@ -135,7 +135,7 @@ def write_file(
             )
         )
     write_demonstrations(path, made, DemonstrationInfo(cameras=("front", "side"), image_size=4))
-    return DemonstrationVideos(path)
+    return open_videos(path, cameras=["front"])
 
 
 def see_all(frames: np.ndarray) -> torch.Tensor:
@@ -235,8 +235,8 @@ def test_an_encoder_gone_wrong_gives_nan(make_probe: Callable[..., Probe]) -> No
 
 
 def test_what_cannot_be_probed_says_why(tmp_path: Path, rng: np.random.Generator) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"")
-    assert "demonstration file" in Probe.of(VideoFiles(tmp_path), TRAIN, HELD_OUT)  # type: ignore[operator]
+    np.save(tmp_path / "a.npy", np.zeros((10, 4, 4, 4, 3), np.uint8))
+    assert "demonstration file" in Probe.of(open_videos(tmp_path), TRAIN, HELD_OUT)  # type: ignore[operator]
     source = write_file(tmp_path / "d.hdf5", rng)
     assert Probe.of(source, [0], [1]) == "it needs 2 demonstrations and 1 held out, there are 1 and 1"
     assert Probe.of(source, [0, 1], []) == "it needs 2 demonstrations and 1 held out, there are 2 and 0"
@@ -244,7 +244,7 @@ def test_what_cannot_be_probed_says_why(tmp_path: Path, rng: np.random.Generator
     zeros = np.zeros((5, 2), np.float32)
     bare = Demonstration({"front": frames}, zeros, zeros[:, 0], zeros[:, 0] > 0, zeros)
     write_demonstrations(tmp_path / "p.hdf5", [bare] * 3, DemonstrationInfo(cameras=("front",)))
-    why = Probe.of(DemonstrationVideos(tmp_path / "p.hdf5"), [0, 1], [2])
+    why = Probe.of(open_videos(tmp_path / "p.hdf5"), [0, 1], [2])
     assert isinstance(why, str)
     assert "no low-dimensional observations" in why
 
@@ -254,4 +254,4 @@ def test_demonstrations_of_different_tasks_are_refused(tmp_path: Path, rng: np.r
     with h5py.File(tmp_path / "d.hdf5", "a") as file:
         del file["data/demo_3/obs/joints"]
     with pytest.raises(UserError, match="varying width; probe one task"):
-        Probe.of(DemonstrationVideos(source.file.path), TRAIN, HELD_OUT)
+        Probe.of(source, TRAIN, HELD_OUT)

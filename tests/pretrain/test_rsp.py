@@ -16,8 +16,8 @@ from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.latents import CategoricalLatent, GaussianLatent
 from rsp_robot.pretrain.masking import patchify, random_mask
-from rsp_robot.pretrain.objectives.base import PairSpec
 from rsp_robot.pretrain.objectives.rsp import RSP, Draws, RSPConfig
+from rsp_robot.pretrain.sampling import PairSpec
 
 VIT = ViTConfig(image_size=16, patch_size=4, width=16, depth=1, heads=2)
 TOY = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, classes=4)

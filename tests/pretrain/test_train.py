@@ -23,8 +23,8 @@ from rsp_robot.pretrain.batches import Batches, Prepared
 from rsp_robot.pretrain.checkpoints import build_objective, checkpoint_path, load_newest, load_objective, saved_steps
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.engine import Engine
+from rsp_robot.pretrain.loading import find_videos
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.pairs import split_videos
 from rsp_robot.pretrain.train import MEASURED_BY_THE_CLOCK, pretrain
 
 CPU = torch.device("cpu")
@@ -168,6 +168,7 @@ def test_a_run_interrupted_anywhere_ends_as_the_undisturbed_one(
     config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", NoBoard)
+    find_videos(config)  # the index is written once, by whoever comes first
     interruption = Interruption(monkeypatch)
     undisturbed = pretrain(config)
     points = interruption.seen
@@ -283,7 +284,7 @@ def test_asked_to_stop_a_run_saves_and_ends(
 def test_a_finished_run_returns_at_once(config: PretrainConfig) -> None:
     run = pretrain(config)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    config.data.unlink()
+    Path(config.data).unlink()
     assert pretrain(replace(config, resume=True)) == run
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
@@ -362,13 +363,9 @@ def test_held_out_videos_are_never_read_by_training(
     read = []
     counted = source.read
     source.read = lambda video, frames: read.append(video) or counted(video, frames)
-    monkeypatch.setattr("rsp_robot.pretrain.train.open_videos", lambda *spec: source)
+    monkeypatch.setattr("rsp_robot.pretrain.loading.open_videos", lambda *spec: source)
     pretrain(replace(config, holdout=0.3))
     assert set(read) == {0, 1, 2}
-    assert split_videos(source, 0.3) == ([0, 1, 2], [3, 4])
-    assert split_videos(source, 0.0) == ([0, 1, 2, 3, 4], [])
-    with pytest.raises(UserError, match=r"a holdout of 0.9 leaves none of 5 videos"):
-        split_videos(source, 0.9)
 
 
 def test_a_probe_is_logged_from_the_start(config: PretrainConfig) -> None:
@@ -381,12 +378,12 @@ def test_a_probe_is_logged_from_the_start(config: PretrainConfig) -> None:
 
 
 def test_data_that_does_not_fit_is_refused_before_training(config: PretrainConfig) -> None:
-    with pytest.raises(UserError, match="a gap of 30 needs 31"):
-        pretrain(replace(config, objective=replace(RSP, min_gap=30, max_gap=40)))
+    with pytest.raises(UserError, match=r"no videos to learn from .*frame rate unknown, samples are in seconds"):
+        pretrain(replace(config, objective=replace(RSP, min_gap=0.2, max_gap=1.0, gap_unit="seconds")))
     with pytest.raises(UserError, match="does not exist"):
-        pretrain(replace(config, data=config.data.with_name("nowhere.hdf5"), out=config.out.with_name("b")))
-    with pytest.raises(UserError, match="has no camera 'back'; it has front"):
-        pretrain(replace(config, camera="back", out=config.out.with_name("c")))
+        pretrain(replace(config, data=str(Path(config.data).with_name("nowhere.hdf5")), out=config.out.with_name("b")))
+    with pytest.raises(UserError, match="no video has the camera 'back'; there are: front"):
+        pretrain(replace(config, cameras=("back",), out=config.out.with_name("c")))
 
 
 def test_bf16_trains_on_the_processor(config: PretrainConfig, tmp_path: Path) -> None:
