@@ -57,7 +57,7 @@ def refuse_unfit(source: VideoSource, spec: SampleSpec) -> tuple[list[int], list
 def split_videos(source: VideoSource, fit: Sequence[int], holdout: float) -> tuple[list[int], list[int]]:
     """Split videos into those to learn from and the last ones of each place, a share that training never sees.
 
-    The cameras of one episode stay on one side.
+    The cameras of one episode stay on one side. Of several places, one with a single episode is learned from.
 
     Args:
         source: the videos.
@@ -77,6 +77,8 @@ def split_videos(source: VideoSource, fit: Sequence[int], holdout: float) -> tup
                 episodes.setdefault((video.path, video.episode or video.key), []).append(number)
         members = list(episodes.values())
         kept = len(members) - math.ceil(holdout * len(members))
+        if not kept and len(source.groups) > 1:
+            kept = 1
         if members and not kept:
             raise UserError(
                 f"a holdout of {holdout} leaves none of {len(members)} videos to learn from; lower --holdout"

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from rsp_robot.devices import pick_device
+from rsp_robot.experiments.bench.data import DataBench
+from rsp_robot.experiments.bench.data import measure as measure_data
+from rsp_robot.experiments.bench.data_report import data_json, print_data
 from rsp_robot.experiments.bench.pretrain import PretrainBench, measure
 from rsp_robot.experiments.bench.report import print_measured, to_json
 from rsp_robot.files import write_json
+
+Pretrain = Annotated[
+    PretrainBench,
+    tyro.conf.subcommand(
+        "pretrain", description="Optimiser steps of RSP, with each optimisation switched off in turn."
+    ),
+]
+Data = Annotated[
+    DataBench,
+    tyro.conf.subcommand("data", description="How fast each way of loading brings frame pairs to the device."),
+]
 
 
 @dataclass(frozen=True)
 class BenchCommand:
     """What is measured."""
 
-    what: Annotated[Literal["pretrain"], tyro.conf.Positional]
-    """pretrain: optimiser steps of RSP, with each optimisation switched off in turn."""
-    pretrain: Annotated[PretrainBench, tyro.conf.arg(name="")]
+    bench: Annotated[Pretrain | Data, tyro.conf.arg(name="")]
 
 
-def run_bench(command: BenchCommand) -> Path | None:
+def run_bench(command: BenchCommand) -> Path | int:
     """Measure, print the table, and write the JSON if asked; return its path.
 
     Raises:
         UserError: the device is not there, there is no compiler, or not even one pair fits the memory.
     """
-    bench = command.pretrain
-    measured, device = measure(bench), pick_device(bench.device)
-    print_measured(measured, bench, device, Console())
-    if bench.out is not None:
-        write_json(bench.out, to_json(measured, bench, device))
+    bench = command.bench
+    device, console = pick_device(bench.device), Console()
+    if isinstance(bench, DataBench):
+        speed = measure_data(bench)
+        print_data(speed, bench, device, console)
+        found = data_json(speed, bench, device)
+    else:
+        measured = measure(bench)
+        print_measured(measured, bench, device, console)
+        found = to_json(measured, bench, device)
+    if bench.out is None:
+        return 0
+    write_json(bench.out, found)
     return bench.out

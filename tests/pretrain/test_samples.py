@@ -55,6 +55,7 @@ def test_the_last_episodes_are_held_out_with_all_their_cameras(make_videos: Any)
 def test_every_place_of_a_mixture_holds_some_out(make_videos: Any) -> None:
     videos = make_videos([9] * 10, groups=[(4, None), (6, None)])
     assert split_videos(videos, range(10), 0.25) == ([0, 1, 2, 4, 5, 6, 7], [3, 8, 9])
+    assert split_videos(videos, [3, 8, 9], 0.1) == ([3, 8], [9]), "a single one is learned from"
 
 
 # -- which frames ------------------------------------------------------------------------------------------------------
