@@ -49,8 +49,12 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         action_dim: int,
         model: mujoco.MjModel,
         data: mujoco.MjData,
+        hidden_groups: tuple[int, ...] = (),
     ) -> None:
-        """Set the spaces up; with cameras the OpenGL context is made here, without on the first ``render()``."""
+        """Set the spaces up; with cameras the OpenGL context is made here, without on the first ``render()``.
+
+        Geoms of ``hidden_groups`` are not drawn (collision shapes, in some suites).
+        """
         self.task = task
         self.cameras = tuple(camera.name for camera in cameras)
         self.image_size, self.quality, self.horizon, self.fps = image_size, quality, horizon, fps
@@ -64,6 +68,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         self.model, self.data = model, data
         self.elapsed = 0
         self.episode_seed: int | None = None
+        self._hidden_groups = hidden_groups
         self._renderer: OffscreenRenderer | None = None
         if cameras:
             self._make_renderer()
@@ -179,7 +184,9 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def _make_renderer(self) -> None:
         find_backend()
-        self._renderer = OffscreenRenderer(self.model, self.data, self.quality, self.image_size)
+        self._renderer = OffscreenRenderer(
+            self.model, self.data, self.quality, self.image_size, self._hidden_groups
+        )
 
     @abstractmethod
     def _find_camera(self, name: str) -> Camera:

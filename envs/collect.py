@@ -43,12 +43,14 @@ class CollectConfig:
     """lean: no multisampling, shadows or reflections, about ten times as fast in software. full: the suite's look."""
     action_noise: float = 0.1
     """Standard deviation of Gaussian noise added to the expert's actions, so that its corrections are seen too."""
-    horizon: int = 150
-    """Steps after which an attempt counts as failed."""
+    horizon: int | None = None
+    """Steps after which an attempt counts as failed; the task's own by default."""
     seed: int = 0
     """First seed; attempts use seed, seed + 1, and so on."""
     steps_after_success: int = 5
     """Steps recorded after the first success."""
+    keep_failures: bool = False
+    """Record episodes that did not succeed as well, whole; by default they are only counted."""
     workers: int = 2
     """Simulation processes; the result does not depend on it."""
 
@@ -135,8 +137,8 @@ class _SeedOrder:
                 yield seed
 
 
-def record_episode(env: Any, expert: Any, seed: int, config: CollectConfig) -> Demonstration | None:
-    """Let the expert act on one episode; return None if it did not succeed within the horizon.
+def record_episode(env: Any, expert: Any, seed: int, config: CollectConfig) -> Demonstration:
+    """Let the expert act on one episode; ``first_success`` is None if it did not succeed within the horizon.
 
     The noise comes from a generator seeded by the episode, so an episode is the same whoever records it.
     """
@@ -146,7 +148,7 @@ def record_episode(env: Any, expert: Any, seed: int, config: CollectConfig) -> D
     seen: list[dict[str, np.ndarray]] = []
     states, executed, chosen, rewards = [], [], [], []
     first_success: int | None = None
-    for step in range(config.horizon):
+    for step in range(env.horizon):
         wanted = expert.act()
         noise = config.action_noise * generator.standard_normal(wanted.shape)
         action = np.clip(wanted + noise, -1.0, 1.0).astype(np.float32)
@@ -160,8 +162,6 @@ def record_episode(env: Any, expert: Any, seed: int, config: CollectConfig) -> D
             first_success = step
         if truncated or (first_success is not None and step >= first_success + config.steps_after_success):
             break
-    if first_success is None:
-        return None
     length = len(executed)
     return Demonstration(
         observations={key: np.stack([row[key] for row in seen]) for key in seen[0]},
@@ -190,7 +190,7 @@ def _start_worker(setup: tuple[CollectConfig, Path]) -> Callable[[int], bool]:
 
     def attempt(seed: int) -> bool:
         demonstration = record_episode(env, expert, seed, config)
-        if demonstration is None:
+        if demonstration.first_success is None and not config.keep_failures:
             write_json(parts / f"{seed:08d}.failed", {"seed": seed})
             return False
         write_demonstrations(_part(parts, seed), [demonstration], DemonstrationInfo(task=config.task))
@@ -207,7 +207,7 @@ def _check(config: CollectConfig) -> None:
     if config.quality not in QUALITIES:
         raise unknown_name("quality", config.quality, QUALITIES)
     for name, least in (("demonstrations", 1), ("image_size", 16), ("horizon", 1), ("workers", 1)):
-        if getattr(config, name) < least:
+        if getattr(config, name) is not None and getattr(config, name) < least:
             raise UserError(f"{name}={getattr(config, name)} is out of range; choose at least {least}")
     for name in ("action_noise", "seed", "steps_after_success"):
         if not getattr(config, name) >= 0:
@@ -218,6 +218,7 @@ def _fingerprint(config: CollectConfig) -> dict[str, Any]:
     """Everything the episodes depend on: settings and simulators, not the place or the number of workers."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers")}
     settings["cameras"] = list(config.cameras or (describe(config.task).default_camera,))
+    settings["horizon"] = config.horizon or describe(config.task).horizon
     found = versions()
     return {**settings, "versions": {name: found.get(name, "") for name in describe(config.task).packages}}
 
@@ -225,7 +226,7 @@ def _fingerprint(config: CollectConfig) -> dict[str, Any]:
 def _recorded_fingerprint(out: Path, packages_of: Iterable[str]) -> dict[str, Any]:
     with DemonstrationFile(out) as file:
         info, count = file.info, len(file)
-    keys = ("task", "image_size", "quality", "action_noise", "horizon", "seed", "steps_after_success")
+    keys = ("task", "image_size", "quality", "action_noise", "horizon", "seed", "steps_after_success", "keep_failures")
     recorded: dict[str, Any] = {key: getattr(info, key) for key in keys}
     packages = {name: info.versions.get(name, "") for name in packages_of}
     return {**recorded, "demonstrations": count, "cameras": list(info.cameras), "versions": packages}
@@ -269,10 +270,11 @@ def _info(config: CollectConfig, attempts: int) -> DemonstrationInfo:
         image_size=config.image_size,
         quality=config.quality,
         action_noise=config.action_noise,
-        horizon=config.horizon,
+        horizon=config.horizon or description.horizon,
         fps=description.fps,
         seed=config.seed,
         steps_after_success=config.steps_after_success,
+        keep_failures=config.keep_failures,
         attempts=attempts,
         expert=description.expert,
         versions=versions(),

@@ -217,9 +217,14 @@ class OffscreenRenderer:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, data: mujoco.MjData, quality: str = "lean", size: int = BUFFER_SIZE
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        quality: str = "lean",
+        size: int = BUFFER_SIZE,
+        hidden_groups: tuple[int, ...] = (),
     ) -> None:
-        """Make a context for pictures of up to ``max(size, 480)`` pixels a side.
+        """Make a context for pictures of up to ``max(size, 480)`` pixels a side, without geoms of ``hidden_groups``.
 
         ``lean`` leaves out multisampling, shadows and reflections, which is about ten times as fast in software;
         ``full`` is the model's own setting.
@@ -242,6 +247,8 @@ class OffscreenRenderer:
             model.vis.quality.shadowsize = 0  # 64 MB of shadow map that would never be read
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         self._option = mujoco.MjvOption()
+        for group in hidden_groups:
+            self._option.geomgroup[group] = 0
         if quality == "lean":
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

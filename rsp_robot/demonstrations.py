@@ -78,6 +78,8 @@ class DemonstrationInfo:
     """Steps per simulated second."""
     seed: int = 0
     """First seed tried."""
+    keep_failures: bool = False
+    """Whether episodes that did not succeed are among them."""
     steps_after_success: int = 0
     """Steps recorded after the first success."""
     attempts: int = 0

@@ -218,7 +218,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -
     [
         (["evalute"], "unknown verb 'evalute'; did you mean evaluate?"),
         (["--vresion"], "unknown option before the verb '--vresion'; did you mean --version?"),
-        (["collect"], "missing from rsp-robot collect: --task"),
+        (["collect"], "missing from rsp-robot collect: --out PATH"),
         (["evaluate", "a", "--task", "t", "--episods", "4"], "perhaps you meant: --episodes"),
         (["evaluate", "a", "--task", "t", "--episodes", "x"], "error parsing --episodes: invalid literal for int()"),
         (["doctor", "--seconds"], "missing value for argument '--seconds'"),
