@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rsp_robot.cache import cache_folder
 from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
+from rsp_robot.experiments.suite_checks import Check, Mark, check_suites
 
-Mark = Literal["ok", "warn", "fail"]
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 PYTHONS = ((3, 11), (3, 12))
 SHOWN_VERSIONS = ("torch", "mujoco", "metaworld", "numpy")
 SUITE_EXTRAS = ("metaworld", "gymnasium-robotics", "dmc")
 
-SCENE = "metaworld/push-v3"
-IMAGE_SIZE = 64
-SLOW_FRAMES_S, IMPLAUSIBLE_FRAMES_S = 15.0, 4000.0
-RENDER_TIMEOUT_S = 180.0
 DISK_WARN_GB, DISK_FAIL_GB = 5.0, 0.5
 MEMORY_WARN_GB = 3.0
-
-_MEASURE = """
-import json, sys, time
-import numpy as np
-from rsp_robot.envs import make
-task, size, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-env = make(task, image_size=size, quality="lean")
-observation, _ = env.reset(seed=0)
-camera = env.cameras[0]
-contrast = float(observation[camera].std())
-rest = np.zeros(env.action_space.shape, np.float32)
-env.step(rest)
-frames, start = 0, time.perf_counter()
-while time.perf_counter() - start < seconds:
-    *_, truncated, _ = env.step(rest)
-    frames += 1
-    if truncated:
-        env.reset(seed=frames)
-elapsed = time.perf_counter() - start
-env.close()
-print("MEASURED", json.dumps({"frames_s": frames / elapsed, "contrast": contrast, "camera": camera}))
-"""
 
 
 @dataclass(frozen=True)
@@ -65,19 +37,9 @@ class DoctorConfig:
     folder: Path = Path(".")
     """Where runs will be written; its disk is looked at."""
     seconds: float = 2.0
-    """How long to render for the measurement of its speed; 0 leaves it out."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    mark: Mark
-    """``ok``: as it should be; ``warn``: usable, but; ``fail``: something will not work."""
-    found: str
-    fix: str = ""
-    """What to do about it, one line; empty where nothing is to be done."""
+    """How long to render in each suite and quality to measure the speed; 0 leaves the suites out."""
+    pictures: Path | None = None
+    """Folder for a picture of each suite; in the user's cache by default."""
 
 
 def doctor(config: DoctorConfig) -> int:
@@ -198,41 +160,12 @@ def check_opengl() -> Check:
     return Check("OpenGL", "ok", f"{backend.name.upper()} {backend.device}{software}".strip())
 
 
-def check_pictures(seconds: float) -> Iterator[Check]:
-    """Look at OpenGL and, where it works and ``seconds`` is not 0, measure how fast it renders."""
+def check_pictures(seconds: float, pictures: Path) -> Iterator[Check]:
+    """Look at OpenGL and, where it works and ``seconds`` is not 0, at every suite."""
     opengl = check_opengl()
     yield opengl
     if opengl.mark == "ok" and seconds > 0:
-        yield check_rendering(seconds)
-
-
-def check_rendering(seconds: float, task: str = SCENE) -> Check:
-    """Measure simulated and rendered frames per second of one process, in a process of its own."""
-    command = [sys.executable, "-c", _MEASURE, task, str(IMAGE_SIZE), str(seconds)]
-    limit = RENDER_TIMEOUT_S + seconds
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit)
-    except subprocess.TimeoutExpired:
-        return Check("rendering", "fail", f"no picture of {task} in {limit:.0f} s", "end what else keeps the CPU busy")
-    measured = [line.removeprefix("MEASURED ") for line in done.stdout.splitlines() if line.startswith("MEASURED ")]
-    if not measured:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = f"signal {-done.returncode}" if done.returncode < 0 else (said[-1] if said else "no output")
-        told = reason.removeprefix("rsp_robot.errors.UserError: ")
-        cause, _, fix = told.rpartition("; ") if told != reason else (reason, "", "")
-        return Check("rendering", "fail", f"{task}: {cause}", fix or "try MUJOCO_GL=osmesa, and report this line")
-    return judge_rendering(task, **json.loads(measured[-1]))
-
-
-def judge_rendering(task: str, frames_s: float, contrast: float, camera: str) -> Check:
-    """Say what a measured rate (frames/s) and the contrast of a picture (standard deviation, of 255) mean."""
-    found = f"{frames_s:.0f} frames/s per process ({task}, {camera}, {IMAGE_SIZE} px, lean)"
-    if contrast < 1.0 or frames_s > IMPLAUSIBLE_FRAMES_S:
-        wrong = "the pictures are blank" if contrast < 1.0 else "too fast to be true"
-        return Check("rendering", "fail", f"{found}: {wrong}", "update the graphics driver, or set MUJOCO_GL=osmesa")
-    if frames_s < SLOW_FRAMES_S:
-        return Check("rendering", "warn", f"{found}: slow", "end what else keeps the CPU busy, or be patient")
-    return Check("rendering", "ok", found)
+        yield from check_suites(seconds, pictures)
 
 
 def check_machine(memory_gb: float | None = None) -> Check:
@@ -265,7 +198,8 @@ def _plan(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], Iterable[Che
     yield "Python", lambda: [check_python()]
     yield "packages", check_packages
     yield "torch", lambda: [check_torch()]
-    yield "OpenGL", lambda: check_pictures(config.seconds)
+    pictures = config.pictures or cache_folder() / "doctor"
+    yield "OpenGL and the simulators", lambda: check_pictures(config.seconds, pictures)
     yield "memory", lambda: [check_machine()]
     yield "the disk", lambda: [check_disk(config.folder)]
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rsp_robot.cache import cache_folder
 from rsp_robot.cores import available_cores
 from rsp_robot.files import write_text
 from rsp_robot.progress import Progress
@@ -33,14 +34,6 @@ class Entry(NamedTuple):
     signature: str
     videos: tuple[VideoInfo, ...]
     quarantined: tuple[Quarantined, ...]
-
-
-def cache_folder() -> Path:
-    """Where things are kept that can be made again: ``$RSP_ROBOT_CACHE``, or ``rsp-robot`` in the user's cache."""
-    given = os.environ.get("RSP_ROBOT_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsp-robot"
 
 
 def build_index(root: Path, workers: int | None = None) -> list[Entry]:

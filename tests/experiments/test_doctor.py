@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from rsp_robot.envs import rendering
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import doctor
-from rsp_robot.experiments.doctor import Check, DoctorConfig, check_packages, judge_rendering, print_checks
+from rsp_robot.experiments import doctor, suite_checks
+from rsp_robot.experiments.doctor import DoctorConfig, check_packages, print_checks
+from rsp_robot.experiments.suite_checks import Check, Mark
 
 
 def installed(versions: dict[str, str]) -> Any:
@@ -81,30 +83,46 @@ def test_bfloat16_in_hardware(cpuinfo: str, expected: bool, tmp_path: Path) -> N
     assert not doctor.cpu_has_bf16(tmp_path / "missing")
 
 
+EXAMINED: dict[str, Any] = {
+    "task": "toy/a", "camera": "front", "contrast": 40.0, "same_seed_same_episode": True, "scenes_stay_apart": True,
+    "lean_frames_s": 120.0, "full_frames_s": 4.56, "picture": Path("toy.png"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("frames_s", "contrast", "mark", "word"),
-    [(120.0, 40.0, "ok", "120 frames/s"), (5.0, 40.0, "warn", "slow"), (120.0, 0.0, "fail", "blank"),
-     (17_000.0, 40.0, "fail", "too fast to be true")],
+    ("changed", "mark", "word"),
+    [({}, "ok", "120 frames/s lean, 4.56 full"), ({"lean_frames_s": 5.0}, "warn", "slow"),
+     ({"contrast": 0.0}, "fail", "blank"), ({"lean_frames_s": 17_000.0}, "fail", "too fast to be true"),
+     ({"same_seed_same_episode": False}, "fail", "the same seed is not the same episode"),
+     ({"scenes_stay_apart": False}, "fail", "two scenes get each other's pictures")],
 )  # fmt: skip
-def test_judging_a_rate(frames_s: float, contrast: float, mark: str, word: str) -> None:
-    check = judge_rendering("metaworld/push-v3", frames_s, contrast, "corner2")
-    assert check.mark == mark
-    assert word in check.found
+def test_judging_a_suite(changed: dict[str, Any], mark: str, word: str) -> None:
+    check = suite_checks.judge("toy", **{**EXAMINED, **changed})
+    assert (check.name, check.mark) == ("toy", mark)
+    assert word in check.found and "toy.png" in check.found
     assert bool(check.fix) == (mark != "ok")
 
 
-def test_rendering_is_measured() -> None:
-    check = doctor.check_rendering(seconds=0.2)
-    assert "frames/s per process (metaworld/push-v3" in check.found
-    assert check.mark in ("ok", "warn")
+def test_a_suite_is_examined(tmp_path: Path) -> None:
+    check = suite_checks.check_suite("metaworld", 0.2, tmp_path / "pictures" / "metaworld.png")
+    assert check.mark in ("ok", "warn"), check
+    assert "frames/s lean" in check.found
+    assert Image.open(tmp_path / "pictures" / "metaworld.png").size == (240, 240)
 
 
-def test_a_broken_simulation_is_told_in_one_line() -> None:
-    check = doctor.check_rendering(seconds=0.2, task="metaworld/no-such-task")
+def test_a_broken_simulation_is_told_in_one_line(tmp_path: Path) -> None:
+    check = suite_checks.check_suite("metawrld", 0.2, tmp_path / "a.png")
     assert check.mark == "fail"
-    assert "unknown task 'metaworld/no-such-task'" in check.found
+    assert "unknown suite 'metawrld'" in check.found
     assert "\n" not in check.found
     assert check.fix.startswith(("choose one of", "did you mean"))
+
+
+def test_a_suite_that_is_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(suite_checks, "suites", lambda: {"metaworld": ""})
+    monkeypatch.setattr(suite_checks, "find_spec", lambda package: None)
+    (check,) = suite_checks.check_suites(1.0, tmp_path)
+    assert (check.mark, check.fix) == ("warn", "pip install 'rsp-robot[metaworld]'")
 
 
 def test_missing_opengl_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +130,7 @@ def test_missing_opengl_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("no working OpenGL (egl: none; osmesa: none); install OpenGL: apt-get install libegl1")
 
     monkeypatch.setattr(rendering, "find_backend", find_backend)
-    (check,) = doctor.check_pictures(seconds=1.0)  # nothing is measured where nothing can be drawn
+    (check,) = doctor.check_pictures(1.0, Path("unused"))  # nothing is measured where nothing can be drawn
     assert check.mark == "fail"
     assert check.found == "no working OpenGL (egl: none; osmesa: none)"
     assert check.fix == "install OpenGL: apt-get install libegl1"
@@ -141,7 +159,7 @@ def test_table_shows_marks_and_fixes() -> None:
 
 
 @pytest.mark.parametrize(("mark", "status"), [("ok", 0), ("warn", 0), ("fail", 1)])
-def test_exit_status(mark: doctor.Mark, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_status(mark: Mark, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_plan", lambda config: [("it", lambda: [Check("it", mark, "so")])])
     assert doctor.doctor(DoctorConfig()) == status
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rsp_robot.videos import index as module
-from rsp_robot.videos.index import Entry, build_index, cache_folder, index_file
+from rsp_robot.videos.index import Entry, build_index, index_file
 
 Record = Callable[..., Path]
 
@@ -95,16 +95,6 @@ def test_nothing_breaks_where_nothing_can_be_kept(
     (tmp_path / "file").touch()
     monkeypatch.setenv("RSP_ROBOT_CACHE", str(tmp_path / "file" / "below"))
     assert len(build_index(tmp_path / "films")) == 1
-
-
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RSP_ROBOT_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("RSP_ROBOT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache_folder() == tmp_path / "x" / "rsp-robot"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "rsp-robot"
 
 
 def test_a_thousand_videos_open_again_within_a_second(tmp_path: Path, record: Record) -> None:
