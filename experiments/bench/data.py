@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from rsp_robot.experiments.bench.measure import seconds
 from rsp_robot.experiments.bench.naive import load_pair
 from rsp_robot.experiments.presets import find_preset
 from rsp_robot.files import read_jsonl
+from rsp_robot.policies.threads import one_thread
 from rsp_robot.pretrain.augment import Augmentation, draw_boxes
 from rsp_robot.pretrain.residence import from_store
 from rsp_robot.pretrain.samples import Pictures, Samples
@@ -228,14 +229,3 @@ def _films(source: Videos) -> Videos:
     if not len(films):
         raise UserError(f"there is no video file of more than {PAIRS.max_gap:g} frames to measure on; change --data")
     return films
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: what is measured is the work of one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

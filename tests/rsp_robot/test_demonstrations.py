@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
@@ -227,3 +230,33 @@ def test_damage_is_one_line_with_cause_and_fix(path: Path, damage: Callable[[Pat
 def test_a_folder_is_not_a_demonstration_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an HDF5 file"):
         DemonstrationFile(tmp_path)
+
+
+ROBOMIMIC = """
+import sys
+import robomimic.utils.obs_utils as observations
+from robomimic.utils.dataset import SequenceDataset
+observations.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["proprio"], "rgb": ["front"]}})
+data = SequenceDataset(
+    sys.argv[1], obs_keys=("front", "proprio"), dataset_keys=("actions", "rewards", "dones"), frame_stack=1,
+    seq_length=3, pad_frame_stack=True, pad_seq_length=True, get_pad_mask=False, goal_mode=None, hdf5_cache_mode=None,
+    hdf5_use_swmr=True, filter_by_attribute="train", load_next_obs=False)
+row = data[0]
+print(len(data), row["actions"].shape, row["obs"]["front"].shape, row["obs"]["front"].dtype)
+"""
+
+
+@pytest.mark.slow
+def test_robomimic_reads_the_file(path: Path, tmp_path: Path) -> None:
+    """With robomimic's own reader; the package alone, its dependencies are not needed for that."""
+    with DemonstrationFile(path) as file:
+        frames, shape = sum(file.lengths[index] for index in file.train), file.read(0).observations["front"].shape
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "lib")]
+    subprocess.run([*pip, "robomimic==0.3.0"], check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", ROBOMIMIC, str(path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{frames} (3, "), done.stdout
+    assert f"(3, {', '.join(map(str, shape[1:]))}) uint8" in done.stdout.splitlines()[-1]
