@@ -184,9 +184,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def _make_renderer(self) -> None:
         find_backend()
-        self._renderer = OffscreenRenderer(
-            self.model, self.data, self.quality, self.image_size, self._hidden_groups
-        )
+        self._renderer = OffscreenRenderer(self.model, self.data, self.quality, self.image_size, self._hidden_groups)
 
     @abstractmethod
     def _find_camera(self, name: str) -> Camera:

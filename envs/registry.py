@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from rsp_robot.envs.experts import Expert
 
 ENTRY_POINT_GROUP = "rsp_robot.envs"
-BUILT_IN = {"metaworld": "rsp_robot.envs.metaworld:SUITE"}
+BUILT_IN = {
+    "metaworld": "rsp_robot.envs.metaworld:SUITE",
+    "robosuite": "rsp_robot.envs.robosuite:SUITE",
+    "dmc": "rsp_robot.envs.dmc:SUITE",
+    "kitchen": "rsp_robot.envs.kitchen:SUITE",
+    "fetch": "rsp_robot.envs.fetch:SUITE",
+    "adroit": "rsp_robot.envs.adroit:SUITE",
+}
 
 
 @dataclass(frozen=True)
