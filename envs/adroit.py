@@ -13,7 +13,7 @@ from rsp_robot.envs.experts import Expert
 from rsp_robot.envs.gymnasium_robotics import LastSubstep, import_environment
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.errors import UserError
 
 FPS = 100.0
 FINGERS = {"FF": 4, "MF": 4, "RF": 4, "LF": 5, "TH": 5}
@@ -99,7 +99,6 @@ class AdroitEnv(VisualEnv):
     """
 
     def __init__(self, task: str, cameras: tuple[str, ...], image_size: int, quality: str, horizon: int) -> None:
-        self._offered = cameras_of(task)
         self.simulator: Any = import_environment(f"adroit_hand.{TASKS[task].module}")()
         model, data = self.simulator.model, self.simulator.data
         self._physics = LastSubstep(model, data)
@@ -109,8 +108,9 @@ class AdroitEnv(VisualEnv):
         joints = len(TASKS[task].joints)
         super().__init__(
             f"adroit/{task}",
-            cameras=tuple(self._find_camera(camera) for camera in cameras),
-            default_camera=self._find_camera(DEFAULT_CAMERA),
+            cameras=cameras,
+            offered=cameras_of(task),
+            default_camera=DEFAULT_CAMERA,
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -157,12 +157,6 @@ class AdroitEnv(VisualEnv):
         data = self.data
         bodies = [data.xpos.ravel(), data.xquat.ravel(), data.site_xpos.ravel()]
         return np.concatenate([data.qpos, data.qvel, *bodies])
-
-    def _find_camera(self, name: str) -> Camera:
-        for camera in self._offered:
-            if camera.name == name:
-                return camera
-        raise unknown_name("camera", name, [camera.name for camera in self._offered])
 
 
 class AdroitSuite:

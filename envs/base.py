@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rsp_robot.envs.rendering import Camera, OffscreenRenderer, find_backend
-from rsp_robot.errors import UserError
+from rsp_robot.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     import mujoco
@@ -39,8 +39,9 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         self,
         task: str,
         *,
-        cameras: tuple[Camera, ...],
-        default_camera: Camera,
+        cameras: tuple[str, ...],
+        offered: tuple[Camera, ...],
+        default_camera: str,
         image_size: int,
         quality: str,
         horizon: int,
@@ -53,14 +54,17 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
     ) -> None:
         """Set the spaces up; with cameras the OpenGL context is made here, without on the first ``render()``.
 
-        Geoms of ``hidden_groups`` are not drawn (collision shapes, in some suites).
+        Cameras are named among those ``offered``. Geoms of ``hidden_groups`` are not drawn (collision shapes, in some
+        suites).
         """
         self.task = task
-        self.cameras = tuple(camera.name for camera in cameras)
+        self.cameras = cameras
+        self._offered = {camera.name: camera for camera in offered}
+        self._cameras = tuple(self._find_camera(name) for name in cameras)
+        self._default_camera = self._find_camera(default_camera)
         self.image_size, self.quality, self.horizon, self.fps = image_size, quality, horizon, fps
         self.render_mode = "rgb_array"
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(fps)}
-        self._cameras, self._default_camera = cameras, default_camera
         image_space = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         parts: dict[str, spaces.Space[Any]] = {**dict.fromkeys(self.cameras, image_space), "proprio": proprio_space}
         self.observation_space = spaces.Dict(parts)  # type: ignore[assignment]
@@ -186,6 +190,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         find_backend()
         self._renderer = OffscreenRenderer(self.model, self.data, self.quality, self.image_size, self._hidden_groups)
 
-    @abstractmethod
     def _find_camera(self, name: str) -> Camera:
-        """Return the camera of that name, or raise the error that lists those there are."""
+        if name not in self._offered:
+            raise unknown_name("camera", name, self._offered)
+        return self._offered[name]

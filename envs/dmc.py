@@ -14,7 +14,7 @@ from gymnasium import spaces
 from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.errors import UserError
 
 if TYPE_CHECKING:
     from rsp_robot.envs.experts import Expert
@@ -261,8 +261,9 @@ class DMCEnv(VisualEnv):
         self._state_size = self._physics_size + model.nsensordata
         super().__init__(
             f"dmc/{name}",
-            cameras=tuple(self._find_camera(camera) for camera in cameras),
-            default_camera=task.cameras[0],
+            cameras=cameras,
+            offered=self._task.cameras,
+            default_camera=task.cameras[0].name,
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -307,12 +308,6 @@ class DMCEnv(VisualEnv):
     def _initial_state(self) -> np.ndarray:
         data = self.data
         return np.concatenate([data.qpos, data.qvel, data.xpos.ravel(), data.geom_xpos.ravel(), data.site_xpos.ravel()])
-
-    def _find_camera(self, name: str) -> Camera:
-        for camera in self._task.cameras:
-            if camera.name == name:
-                return camera
-        raise unknown_name("camera", name, [camera.name for camera in self._task.cameras])
 
 
 class DMCSuite:

@@ -13,7 +13,6 @@ from rsp_robot.envs.fetch_experts import EXPERTS
 from rsp_robot.envs.gymnasium_robotics import LastSubstep, import_environment
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import unknown_name
 
 FPS = 25.0
 HORIZON = 50
@@ -92,8 +91,9 @@ class FetchEnv(VisualEnv):
         self._full_observation: dict[str, np.ndarray] = {}
         super().__init__(
             f"fetch/{task}",
-            cameras=tuple(self._find_camera(camera) for camera in cameras),
-            default_camera=self._find_camera(default_camera(task)),
+            cameras=cameras,
+            offered=CAMERAS,
+            default_camera=default_camera(task),
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -159,12 +159,6 @@ class FetchEnv(VisualEnv):
 
     def _initial_state(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel, self.data.xpos.ravel(), self.goal])
-
-    def _find_camera(self, name: str) -> Camera:
-        for camera in CAMERAS:
-            if camera.name == name:
-                return camera
-        raise unknown_name("camera", name, [camera.name for camera in CAMERAS])
 
 
 class FetchSuite:

@@ -22,7 +22,6 @@ from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import unknown_name
 
 HORIZON = 280
 """Gymnasium-Robotics' own; R3M gave its policies 50 steps."""
@@ -175,8 +174,9 @@ class KitchenEnv(VisualEnv):
         limits = model.jnt_range[:JOINTS] + np.array([-0.1, 0.1])  # MuJoCo's limits give way a little
         super().__init__(
             f"kitchen/{task}",
-            cameras=tuple(self._find_camera(name) for name in cameras),
-            default_camera=self._find_camera(DEFAULT_CAMERA),
+            cameras=cameras,
+            offered=CAMERAS,
+            default_camera=DEFAULT_CAMERA,
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -247,12 +247,6 @@ class KitchenEnv(VisualEnv):
 
     def _initial_state(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel, self.data.xpos.ravel(), self._wanted])
-
-    def _find_camera(self, name: str) -> Camera:
-        for camera in CAMERAS:
-            if camera.name == name:
-                return camera
-        raise unknown_name("camera", name, [camera.name for camera in CAMERAS])
 
 
 def _load_model(mujoco: Any) -> tuple[Any, np.ndarray, np.ndarray]:

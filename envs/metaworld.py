@@ -12,7 +12,6 @@ from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import unknown_name
 
 FPS = 80.0
 HORIZON = 500
@@ -125,8 +124,9 @@ class MetaWorldEnv(VisualEnv):
         low, high = np.append(hand.low, -1.0).astype(np.float32), np.append(hand.high, 1.0).astype(np.float32)
         super().__init__(
             f"metaworld/{task}",
-            cameras=tuple(self._find_camera(name) for name in cameras),
-            default_camera=self._find_camera(DEFAULT_CAMERA),
+            cameras=cameras,
+            offered=CAMERAS,
+            default_camera=DEFAULT_CAMERA,
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -195,12 +195,6 @@ class MetaWorldEnv(VisualEnv):
         data = self.data
         bodies, sites = data.xpos.ravel(), data.site_xpos.ravel()
         return np.concatenate([data.qpos, data.qvel, bodies, sites, self.simulator._target_pos])
-
-    def _find_camera(self, name: str) -> Camera:
-        for camera in CAMERAS:
-            if camera.name == name:
-                return camera
-        raise unknown_name("camera", name, [camera.name for camera in CAMERAS])
 
 
 class ScriptedExpert:

@@ -16,7 +16,6 @@ from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
-from rsp_robot.errors import unknown_name
 
 FPS = 20
 COLLISION_GROUP = 0
@@ -134,8 +133,9 @@ class RobosuiteEnv(VisualEnv):
         limits = np.asarray([2.0] * 3 + [1.001] * 4 + [0.1] * len(self.fingers), np.float32)
         super().__init__(
             f"robosuite/{task}",
-            cameras=tuple(self._find_camera(name) for name in cameras),
-            default_camera=self._find_camera(DEFAULT_CAMERA),
+            cameras=cameras,
+            offered=CAMERAS,
+            default_camera=DEFAULT_CAMERA,
             image_size=image_size,
             quality=quality,
             horizon=horizon,
@@ -222,12 +222,6 @@ class RobosuiteEnv(VisualEnv):
 
     def _initial_state(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel, self.data.xpos.ravel(), self.data.xquat.ravel()])
-
-    def _find_camera(self, name: str) -> Camera:
-        known = camera_names(self._name)
-        if name not in known:
-            raise unknown_name("camera", name, known)
-        return next(camera for camera in CAMERAS if camera.name == name)
 
 
 def _seed_samplers(sampler: Any, generator: np.random.Generator) -> None:

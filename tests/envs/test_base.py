@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.rendering import Camera, find_backend
-from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.errors import UserError
 
 find_backend()
 
@@ -23,13 +23,14 @@ SIDE = Camera("side", distance=2.0, azimuth=90.0, elevation=0.0)
 class FallingBall(VisualEnv):
     """The seed is the height in metres; success is to be below the ground."""
 
-    def __init__(self, cameras: tuple[Camera, ...] = (), horizon: int = 5) -> None:
+    def __init__(self, cameras: tuple[str, ...] = (), horizon: int = 5) -> None:
         model = mujoco.MjModel.from_xml_string(XML)
         self._state_size = 13
         super().__init__(
             "toy/fall",
             cameras=cameras,
-            default_camera=SIDE,
+            offered=(SIDE,),
+            default_camera="side",
             image_size=32,
             quality="lean",
             horizon=horizon,
@@ -66,11 +67,6 @@ class FallingBall(VisualEnv):
 
     def _initial_state(self) -> np.ndarray:
         return self.data.qpos
-
-    def _find_camera(self, name: str) -> Camera:
-        if name != "side":
-            raise unknown_name("camera", name, ["side"])
-        return SIDE
 
 
 def test_the_simulation_is_shown_as_it_is() -> None:
@@ -109,7 +105,7 @@ def test_the_hash_is_of_the_reset_not_of_the_present() -> None:
 
 
 def test_cameras_become_observations() -> None:
-    env = FallingBall(cameras=(SIDE,))
+    env = FallingBall(cameras=("side",))
     space: Any = env.observation_space
     assert list(space.spaces) == ["proprio", "side"] and space["side"].shape == (32, 32, 3)
     picture = env.reset(seed=0)[0]["side"]
