@@ -29,7 +29,10 @@ class ReplayConfig:
     demonstrations: int | None = None
     """How many of them, from the first; all by default."""
     film: bool = True
-    """Make a film of the first one, beside the file (*.mp4)."""
+    """Make a film of the first one."""
+    out: Path | None = None
+    """The film to write, *.mp4; ``<name>-replay.mp4`` in the present folder by default. Not beside the data: a folder
+    of data is searched for films."""
     camera: str | None = None
     """Camera of the film; the first recorded one by default."""
     workers: int = 2
@@ -95,7 +98,7 @@ def replay(config: ReplayConfig, quiet: bool = False) -> Replay:
         for _, row in run_tasks(_start_worker, (config, info.task, info.horizon), iter(range(count)), config.workers):
             rows.append(row)
             bar.update(1)
-    film = _film_of(config.data) if config.film else None
+    film = _film_of(config) if config.film else None
     return Replay(tuple(sorted(rows)), film, tuple(other))
 
 
@@ -121,7 +124,7 @@ def _start_worker(setup: tuple[ReplayConfig, str, int]) -> Callable[[int], Repla
                 first = step
         if filmed:
             frames.append(env.render(camera))
-            write_mp4(_film_of(config.data), np.stack(frames), env.fps)
+            write_mp4(_film_of(config), np.stack(frames), env.fps)
         return Replayed(number, demonstration.first_success, first, drift)
 
     return run
@@ -137,8 +140,8 @@ def largest_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
 
 
-def _film_of(data: Path) -> Path:
-    return data.with_suffix(".mp4")
+def _film_of(config: ReplayConfig) -> Path:
+    return config.out or Path(f"{config.data.stem}-replay.mp4")
 
 
 def summary(found: Replay) -> list[str]:

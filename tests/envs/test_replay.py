@@ -41,12 +41,15 @@ def changed(recorded: Path, tmp_path: Path) -> Callable[[str, np.ndarray], Path]
     return change
 
 
-def test_demonstrations_replay_bit_for_bit_and_one_is_filmed(recorded: Path) -> None:
+def test_demonstrations_replay_bit_for_bit_and_one_is_filmed(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = replay(ReplayConfig(recorded), quiet=True)
     assert [(row.number, row.drift) for row in found.rows] == [(0, 0.0), (1, 0.0)]
     assert all(row.found == row.recorded is not None for row in found.rows)
     assert found.same and not found.other_versions
-    assert found.film == recorded.with_suffix(".mp4")
+    assert found.film == Path("d-replay.mp4") and [path.name for path in recorded.parent.iterdir()] == ["d.hdf5"]
     with DemonstrationFile(recorded) as file, av.open(str(found.film)) as film:
         assert sum(1 for _ in film.decode(video=0)) == file.lengths[0] + 1
 
