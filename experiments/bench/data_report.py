@@ -41,9 +41,12 @@ def print_data(measured: Measured, bench: DataBench, device: torch.device, conso
             f"{row.augmented_s / naive.augmented_s:,.3g}",
         )
     console.print(table)
-    console.print("\npairs/s: uint8 on the device. augmented: cropped, resized and normalised there as well.")
+    note = "\npairs/s: uint8 on the device. augmented: cropped, resized and normalised there as well."
+    console.print(note, highlight=False, soft_wrap=True)
     for name, share in measured.waiting.items():
-        console.print(f"share of a step of rsp-small spent waiting for data, {name}: {share:.1%}", highlight=False)
+        console.print(
+            f"share of a step of rsp-small spent waiting for data, {name}: {share:.1%}", highlight=False, soft_wrap=True
+        )
 
 
 def data_json(measured: Measured, bench: DataBench, device: torch.device) -> dict[str, Any]:
