@@ -14,6 +14,7 @@ import weakref
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -91,7 +92,8 @@ def find_backend() -> Backend:
 
     EGL is tried first, then OSMesa, each in a process of its own because a broken driver may crash. A ``MUJOCO_GL``
     that is already set is the only one tried. Sets ``MUJOCO_GL``, ``PYOPENGL_PLATFORM`` and ``LP_NUM_THREADS=0`` (the
-    software rasteriser's threads of several processes get in each other's way); call it before MuJoCo is imported.
+    software rasteriser's threads of several processes get in each other's way), and under ``torchrun`` the EGL device
+    of the process's rank; call it before MuJoCo is imported.
 
     Raises:
         UserError: nothing works; the message names the packages to install.
@@ -126,7 +128,16 @@ def _environment(name: str) -> dict[str, str]:
         variables["PYOPENGL_PLATFORM"] = name
     if "LP_NUM_THREADS" not in os.environ:
         variables["LP_NUM_THREADS"] = "0"
+    rank, cards = os.environ.get("LOCAL_RANK", ""), graphics_cards()
+    if name == "egl" and rank.isdecimal() and cards > 1 and "MUJOCO_EGL_DEVICE_ID" not in os.environ:
+        variables["MUJOCO_EGL_DEVICE_ID"] = str(int(rank) % cards)
     return variables
+
+
+def graphics_cards(devices: Path = Path("/dev")) -> int:
+    """Count the GPUs that can draw, by Linux's render nodes or NVIDIA's devices."""
+    nodes = len(list(devices.glob("dri/renderD*")))
+    return max(nodes, len([path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()]))
 
 
 def _settle(backend: Backend) -> Backend:

@@ -204,6 +204,25 @@ def test_egl_is_preferred_and_the_environment_set(fresh: dict[str, str], monkeyp
     assert find_backend().name == "egl"  # a child process trusts its parent
 
 
+@pytest.mark.parametrize(("cards", "rank", "device"), [(4, "2", "2"), (2, "3", "1"), (1, "1", None), (4, "", None)])
+def test_each_process_of_torchrun_draws_on_the_card_of_its_rank(
+    fresh: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cards: int, rank: str, device: str | None
+) -> None:
+    for number in range(cards):
+        (tmp_path / f"nvidia{number}").touch()
+    (tmp_path / "nvidiactl").touch()
+    assert rendering.graphics_cards(tmp_path) == cards
+    monkeypatch.setattr(rendering, "graphics_cards", lambda: cards)
+    monkeypatch.setattr(rendering, "_probe", works("egl"))
+    fresh["LOCAL_RANK"] = rank
+    find_backend()
+    assert fresh.get("MUJOCO_EGL_DEVICE_ID") == device
+    fresh["MUJOCO_EGL_DEVICE_ID"] = "7"
+    monkeypatch.setattr(rendering, "_backend", None)
+    find_backend()
+    assert fresh["MUJOCO_EGL_DEVICE_ID"] == "7", "the user's choice stays"
+
+
 def test_osmesa_is_next_and_a_thread_count_of_the_users_stays(
     fresh: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +286,35 @@ def test_a_promise_spares_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rendering, "_no_torch", promised)
         rendering.load_triton_first()
         assert loaded == expected
+
+
+def test_forked_and_spawned_processes_draw_the_same_picture(tmp_path: Path) -> None:
+    """A process that has drawn nothing yet may be forked; one that has is spawned from."""
+    code = """
+import multiprocessing, sys
+import numpy as np
+from rsp_robot import envs
+from rsp_robot.envs.rendering import promise_no_torch
+
+def picture(_):
+    promise_no_torch()
+    env = envs.make("metaworld/reach-v3", image_size=16)
+    shown = env.reset(seed=0)[0]["corner2"]
+    env.close()
+    return shown
+
+if __name__ == "__main__":
+    shown = []
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            shown += pool.map(picture, [0])
+    shown.append(picture(0))
+    assert all(np.array_equal(other, shown[0]) for other in shown) and shown[0].std() > 5
+"""
+    script = tmp_path / "draw.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
 
 
 def test_paths_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
