@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,10 +71,17 @@ def two_processes(data: Path, out: Path, mode: str = "whole") -> subprocess.Comp
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     threads = str(torch.get_num_threads())
-    return subprocess.run(
-        [*torchrun, str(script), str(data), str(out), mode, threads],
-        env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True, timeout=240, check=False,
+    command = [*torchrun, str(script), str(data), str(out), mode, threads]
+    started = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": threads}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
     )  # fmt: skip
+    try:
+        said = started.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)  # the two as well: they would hold the pipes open for ever
+        raise
+    return subprocess.CompletedProcess(command, started.returncode, *said)
 
 
 def without_key_biases(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
