@@ -114,7 +114,7 @@ def opened(path: Path, demuxer: str, stream: int | None = None) -> Iterator[tupl
     """
     try:
         # "file:" lest a colon in the name be taken for a protocol
-        with av.open(f"file:{path}", format=demuxer, options=UNPROBED, metadata_errors="replace") as container:
+        with av.open(f"file:{path}", format=demuxer, options=UNPROBED) as container:
             films = [film for film in container.streams.video if not film.disposition & Disposition.attached_pic]
             film = next((film for film in films if stream in (None, film.index)), None)
             if film is None:
