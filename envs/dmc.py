@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rsp_robot.envs.base import VisualEnv
+from rsp_robot.envs.physics import Physics
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
 from rsp_robot.errors import UserError
@@ -257,8 +258,8 @@ class DMCEnv(VisualEnv):
         self._positions = [int(model.joint(joint).qposadr[0]) for joint in task.joints if joint not in task.unseen]
         self._velocities = [int(model.joint(joint).dofadr[0]) for joint in task.joints]
         self._touch = [int(model.sensor(sensor).adr[0]) for sensor in task.touch or ()]
-        self._physics_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._state_size = self._physics_size + model.nsensordata
+        self._physics = Physics(model, data)
+        self._state_size = self._physics.size + model.nsensordata
         super().__init__(
             f"dmc/{name}",
             cameras=cameras,
@@ -295,15 +296,13 @@ class DMCEnv(VisualEnv):
         return np.concatenate([data.qpos[self._positions], data.qvel[self._velocities], touch]).astype(np.float32)
 
     def _state(self) -> np.ndarray:
-        physics = np.empty(self._physics_size)
-        self._mujoco.mj_getState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        return np.concatenate([physics, self.data.sensordata])
+        return np.concatenate([self._physics.get(), self.data.sensordata])
 
     def _restore(self, state: np.ndarray) -> None:
-        mujoco = self._mujoco
-        mujoco.mj_setState(self.model, self.data, state[: self._physics_size], mujoco.mjtState.mjSTATE_INTEGRATION)
-        mujoco.mj_step1(self.model, self.data)  # what dm_control ends its steps with
-        self.data.sensordata[:] = state[self._physics_size :]  # touch is measured before that
+        physics, sensors = np.split(state, [self._physics.size])
+        self._physics.set(physics)
+        self._mujoco.mj_step1(self.model, self.data)  # what dm_control ends its steps with
+        self.data.sensordata[:] = sensors  # touch is measured before that
 
     def _initial_state(self) -> np.ndarray:
         data = self.data

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsp_robot.envs.physics import Physics
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -36,21 +38,21 @@ class LastSubstep:
         import mujoco
 
         self._mujoco, self._model, self._data = mujoco, model, data
-        self._what = mujoco.mjtState.mjSTATE_INTEGRATION
-        self._before = np.zeros(mujoco.mj_stateSize(model, self._what))
+        self._physics = Physics(model, data)
+        self._before = np.zeros(self._physics.size)
         self._stepped = False
         self.size = 1 + len(self._before)
         """Length of :meth:`get`."""
 
     def note_reset(self) -> None:
         """Take the present state as one that no substep led to, after the suite's reset and its forward pass."""
-        self._mujoco.mj_getState(self._model, self._data, self._before, self._what)
+        self._before = self._physics.get()
         self._stepped = False
 
     def step(self, substeps: int) -> None:
         """Do what ``mj_step(model, data, substeps)`` does."""
         self._mujoco.mj_step(self._model, self._data, nstep=substeps - 1)
-        self._mujoco.mj_getState(self._model, self._data, self._before, self._what)
+        self._before = self._physics.get()
         self._mujoco.mj_step(self._model, self._data)
         self._stepped = True
 
@@ -60,12 +62,10 @@ class LastSubstep:
 
     def restore(self, saved: np.ndarray) -> bool:
         """Bring the simulation back; return whether a substep was repeated (what follows a step has to follow it)."""
-        mujoco, model, data = self._mujoco, self._model, self._data
         self._stepped, self._before = bool(saved[0]), saved[1:].copy()
-        mujoco.mj_setState(model, data, self._before, self._what)
         if self._stepped:
-            mujoco.mj_step(model, data)
+            self._physics.set(self._before)
+            self._mujoco.mj_step(self._model, self._data)
         else:
-            mujoco.mj_forward(model, data)
-            mujoco.mj_setState(model, data, self._before, self._what)  # the forward pass changed the warm start
+            self._physics.set_forward(self._before)
         return self._stepped

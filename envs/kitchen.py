@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
+from rsp_robot.envs.physics import Physics
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
 
@@ -162,7 +163,8 @@ class KitchenEnv(VisualEnv):
         self.goal = TASKS[task]
         model, self._low, self._high = _load_model(mujoco)
         data = mujoco.MjData(model)
-        self._state_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._physics = Physics(model, data)
+        self._state_size = self._physics.size
         self._desk = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "desk")
         self._desk_place = model.body_pos[self._desk].copy()
         fixtures = [mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name) for name in FIXTURES]
@@ -235,15 +237,10 @@ class KitchenEnv(VisualEnv):
         return proprio
 
     def _state(self) -> np.ndarray:
-        state = np.empty(self._state_size)
-        self._mujoco.mj_getState(self.model, self.data, state, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        return state
+        return self._physics.get()
 
     def _restore(self, state: np.ndarray) -> None:
-        what = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        self._mujoco.mj_setState(self.model, self.data, state, what)
-        self._mujoco.mj_forward(self.model, self.data)
-        self._mujoco.mj_setState(self.model, self.data, state, what)  # the forward pass changed the warm start
+        self._physics.set_forward(state)
 
     def _initial_state(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel, self.data.xpos.ravel(), self._wanted])

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
+from rsp_robot.envs.physics import Physics
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
 
@@ -118,8 +119,8 @@ class MetaWorldEnv(VisualEnv):
         self._full_observation = np.zeros(39)
         self._set_up_simulator()
         model, data = self.simulator.model, self.simulator.data
-        self._physics_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._state_size = self._physics_size + 18 + 39 + 1
+        self._physics = Physics(model, data)
+        self._state_size = self._physics.size + 18 + 39 + 1
         hand = self.simulator._HAND_SPACE
         low, high = np.append(hand.low, -1.0).astype(np.float32), np.append(hand.high, 1.0).astype(np.float32)
         super().__init__(
@@ -173,19 +174,14 @@ class MetaWorldEnv(VisualEnv):
         return proprio
 
     def _state(self) -> np.ndarray:
-        physics = np.empty(self._physics_size)
-        self._mujoco.mj_getState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
         latch = getattr(self.simulator, "_target_to_obj_init", None)  # bin-picking scales its reward by its first step
         latch = np.nan if latch is None else latch
-        return np.concatenate([physics, self.simulator._prev_obs, self._full_observation, [latch]])
+        return np.concatenate([self._physics.get(), self.simulator._prev_obs, self._full_observation, [latch]])
 
     def _restore(self, state: np.ndarray) -> None:
-        mujoco, simulator = self._mujoco, self.simulator
-        physics, previous, observation, latch = np.split(state, np.cumsum([self._physics_size, 18, 39]))
-        what = mujoco.mjtState.mjSTATE_INTEGRATION
-        mujoco.mj_setState(self.model, self.data, physics, what)
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, physics, what)  # the forward pass changed the warm start
+        simulator = self.simulator
+        physics, previous, observation, latch = np.split(state, np.cumsum([self._physics.size, 18, 39]))
+        self._physics.set_forward(physics)
         simulator._prev_obs = previous.copy()
         if hasattr(simulator, "_target_to_obj_init"):
             simulator._target_to_obj_init = None if np.isnan(latch[0]) else float(latch[0])

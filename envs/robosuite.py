@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from rsp_robot.envs.base import VisualEnv
 from rsp_robot.envs.experts import Expert
+from rsp_robot.envs.physics import Physics
 from rsp_robot.envs.registry import TaskDescription
 from rsp_robot.envs.rendering import Camera
 
@@ -128,8 +129,8 @@ class RobosuiteEnv(VisualEnv):
         model, data = self.simulator.sim.model._model, self.simulator.sim.data._data
         self._hand_body = model.body(self.robot.robot_model.eef_name["right"]).id
         self.fingers = list(self.robot._ref_gripper_joint_pos_indexes["right"])
-        self._physics_size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._state_size = self._physics_size + len(self._memory())
+        self._physics = Physics(model, data)
+        self._state_size = self._physics.size + len(self._memory())
         limits = np.asarray([2.0] * 3 + [1.001] * 4 + [0.1] * len(self.fingers), np.float32)
         super().__init__(
             f"robosuite/{task}",
@@ -179,9 +180,7 @@ class RobosuiteEnv(VisualEnv):
         return np.concatenate(parts).astype(np.float32)
 
     def _state(self) -> np.ndarray:
-        physics = np.empty(self._physics_size)
-        self._mujoco.mj_getState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        return np.concatenate([physics, self._memory()])
+        return np.concatenate([self._physics.get(), self._memory()])
 
     def _memory(self) -> np.ndarray:
         """What robosuite remembers in Python. OSC's goals are not part of it: each action sets them anew."""
@@ -196,8 +195,8 @@ class RobosuiteEnv(VisualEnv):
         return np.concatenate([np.asarray(part, np.float64) for part in parts])
 
     def _restore(self, state: np.ndarray) -> None:
-        physics, memory = np.split(state, [self._physics_size])
-        self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        physics, memory = np.split(state, [self._physics.size])
+        self._physics.set(physics)
         simulator = self.simulator
         dof = len(self.fingers)
         self.gripper.current_action = memory[:dof].copy()

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.resident import DiskShard, Location, MemoryShard, ResidentFrames, Shard
 from rsp_robot.progress import Progress
+from rsp_robot.videos import VideoSource
 from rsp_robot.videos.formats.store import Store, open_shard
 from rsp_robot.videos.info import Quarantined, UnreadableVideo, VideoInfo
 from rsp_robot.videos.sizes import reduced_pieces, reduced_size
@@ -58,19 +58,8 @@ def from_store(
     return _load(videos, sizes, lambda i, frames: store.read(videos[i], frames), device, residence, workers, quiet)
 
 
-class Source(Protocol):
-    """What can be decoded."""
-
-    @property
-    def videos(self) -> Sequence[VideoInfo]:
-        """What is known of each video."""
-
-    def read(self, video: int, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the frames at these indices: uint8 ``(K, H, W, 3)``; safe from several threads at once."""
-
-
 def decode(
-    source: Source,
+    source: VideoSource,
     videos: Sequence[int],
     short_side: int,
     device: torch.device,

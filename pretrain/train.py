@@ -64,7 +64,8 @@ def _finished(config: PretrainConfig) -> Path | None:
 def _pretrain(config: PretrainConfig, world: World) -> Path:
     # Data and settings are looked at before the folder is made: a mistake leaves nothing behind.
     check_shares(config, world.size)
-    world.on_main(lambda: bool(find_videos(config)))  # one process looks at new files, the others read what it found
+    if world.size > 1:  # one process looks at new files, the others read what it found
+        world.on_main(lambda: bool(find_videos(config)))
     lost: list[tuple[VideoInfo, str]] = []
     data = load_data(config, world.device, lambda video, reason: lost.append((video, reason)), quiet=not world.main)
     objective = build_objective(config)

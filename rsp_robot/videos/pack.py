@@ -12,13 +12,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -38,26 +38,11 @@ from rsp_robot.videos.formats.store import (
 from rsp_robot.videos.info import Quarantined, UnreadableVideo, VideoInfo
 from rsp_robot.videos.layout import Place, as_line, fingerprint, layout, make_row, surviving_rows, write_rows
 from rsp_robot.videos.sizes import reduced_pieces
-from rsp_robot.videos.source import write_quarantine
+from rsp_robot.videos.source import Videos, write_quarantine
 
 COMMIT_EVERY_S = 1.0
 """Rows of finished videos wait this long for others: not each of thousands of short ones waits for the disk alone."""
 BLANK_BYTES = 8 * 2**20
-
-
-class PackSource(Protocol):
-    """What can be packed."""
-
-    @property
-    def videos(self) -> Sequence[VideoInfo]:
-        """What is known of each video."""
-
-    @property
-    def quarantined(self) -> Sequence[Quarantined]:
-        """What was left out before."""
-
-    def read(self, video: int, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return the frames at these indices: uint8 ``(K, H, W, 3)``; safe from several threads at once."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class Packed:
 
 
 def pack_videos(
-    source: PackSource,
+    source: Videos,
     out: str | os.PathLike[str],
     short_side: int = 256,
     *,
@@ -136,7 +121,7 @@ class _Packing:
     """The work of one call of :func:`pack_videos`."""
 
     def __init__(
-        self, source: PackSource, folder: Path, short_side: int, places: list[Place], shards: dict[str, int]
+        self, source: Videos, folder: Path, short_side: int, places: list[Place], shards: dict[str, int]
     ) -> None:
         self.source, self.folder, self.short_side, self.places = source, folder, short_side, places
         self.sizes = {place.shard: shards[place.shard] * place.frame_bytes for place in places}
