@@ -147,6 +147,10 @@ class AdroitEnv(VisualEnv):
         proprio: np.ndarray = self.data.qpos[: self.model.nu].astype(np.float32)
         return proprio
 
+    def _full_state(self) -> np.ndarray:
+        state: np.ndarray = self.simulator._get_obs()
+        return state
+
     def _state(self) -> np.ndarray:
         return self._physics.get()
 

@@ -23,10 +23,11 @@ LARGEST_IMAGE = 2048
 class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
     """A MuJoCo task seen through cameras.
 
-    Observation: ``{camera: uint8 (size, size, 3) for every camera, "proprio": float32 (P,)}``. Action: ``Box(-1, 1)``
-    float32. ``info["success"]`` is a bool after every reset and step. Episodes never terminate; they are truncated at
-    the horizon. ``reset(seed=s)`` fully determines the episode; without a seed one is drawn from the environment's
-    generator and reported as ``info["seed"]``.
+    Observation: ``{camera: uint8 (size, size, 3) for every camera, "proprio": float32 (P,)}``, and after
+    :meth:`show_state` also ``"state"``, float32 ``(S,)``. Action: ``Box(-1, 1)`` float32. ``info["success"]`` is a bool
+    after every reset and step. Episodes never terminate; they are truncated at the horizon. ``reset(seed=s)`` fully
+    determines the episode; without a seed one is drawn from the environment's generator and reported as
+    ``info["seed"]``.
 
     A suite's subclass builds the simulator, calls ``super().__init__`` and fills in the methods that start with an
     underscore.
@@ -73,6 +74,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         self.elapsed = 0
         self.episode_seed: int | None = None
         self._hidden_groups = hidden_groups
+        self._shows_state = False
         self._renderer: OffscreenRenderer | None = None
         if cameras:
             self._make_renderer()
@@ -103,7 +105,25 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
     def _initial_state(self) -> np.ndarray:
         """What tells one initial state from another (all bodies, goals), float64 ``(K,)``; it is hashed."""
 
+    def _full_state(self) -> np.ndarray:
+        """What a policy from which nothing is hidden would be told, float ``(S,)``: joints, objects, goals.
+
+        By default all bodies; a suite with a state observation of its own gives that.
+        """
+        return self._initial_state()
+
     # What a user calls.
+
+    def show_state(self) -> None:
+        """Put the simulator's state into the observation, as ``"state"``: for oracles and for learning from states."""
+        if not self._shows_state:
+            self._reset(0)  # to know its length
+            shape = self._full_state().shape
+            assert isinstance(self.observation_space, spaces.Dict)
+            parts = dict(self.observation_space.spaces)
+            self.observation_space = spaces.Dict({**parts, "state": spaces.Box(-np.inf, np.inf, shape, np.float32)})  # type: ignore[assignment]
+            self._shows_state = True
+            self.episode_seed = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -184,7 +204,10 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
             if self._renderer is None:
                 raise RuntimeError("this environment is closed; make a new one")
             pictures = {camera.name: self._renderer.render(camera, self.image_size) for camera in self._cameras}
-        return {**pictures, "proprio": self._proprio()}
+        observation = {**pictures, "proprio": self._proprio()}
+        if self._shows_state:
+            observation["state"] = self._full_state().astype(np.float32)
+        return observation
 
     def _make_renderer(self) -> None:
         find_backend()

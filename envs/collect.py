@@ -185,6 +185,7 @@ def _start_worker(setup: tuple[CollectConfig, Path]) -> Callable[[int], bool]:
         image_size=config.image_size,
         quality=config.quality,
         horizon=config.horizon,
+        state=True,
     )
     expert = make_expert(config.task, env)
 

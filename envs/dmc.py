@@ -295,6 +295,12 @@ class DMCEnv(VisualEnv):
         touch = np.log1p(data.sensordata[self._touch])
         return np.concatenate([data.qpos[self._positions], data.qvel[self._velocities], touch]).astype(np.float32)
 
+    def _full_state(self) -> np.ndarray:
+        if not self._task.domain:
+            return self._initial_state()
+        observed = self.simulator.task.get_observation(self.simulator.physics)
+        return np.concatenate([np.ravel(part) for part in observed.values()])
+
     def _state(self) -> np.ndarray:
         return np.concatenate([self._physics.get(), self.data.sensordata])
 

@@ -147,6 +147,9 @@ class FetchEnv(VisualEnv):
         fingers = slice(3, 5) if len(seen) == 10 else slice(9, 11)  # without an object there is nothing in between
         return np.concatenate([seen[:3], seen[fingers], seen[-5:]]).astype(np.float32)
 
+    def _full_state(self) -> np.ndarray:
+        return np.concatenate([self._full_observation["observation"], self.goal])
+
     def _state(self) -> np.ndarray:
         return np.concatenate([self._physics.get(), self.goal])
 

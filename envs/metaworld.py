@@ -173,6 +173,10 @@ class MetaWorldEnv(VisualEnv):
         proprio: np.ndarray = self._full_observation[:4].astype(np.float32)
         return proprio
 
+    def _full_state(self) -> np.ndarray:
+        state: np.ndarray = self._full_observation
+        return state
+
     def _state(self) -> np.ndarray:
         latch = getattr(self.simulator, "_target_to_obj_init", None)  # bin-picking scales its reward by its first step
         latch = np.nan if latch is None else latch

@@ -138,6 +138,7 @@ def make(
     image_size: int = 64,
     quality: str = "lean",
     horizon: int | None = None,
+    state: bool = False,
 ) -> VisualEnv:
     """Make an environment (see :class:`rsp_robot.envs.base.VisualEnv` for what it returns).
 
@@ -148,6 +149,7 @@ def make(
         image_size: side of the pictures in pixels, 16 to 2048.
         quality: ``"lean"`` (no multisampling, shadows or reflections; fast) or ``"full"``.
         horizon: steps until truncation; None for the task's own.
+        state: whether the observation also holds the simulator's ``"state"``, which no camera policy should see.
 
     Raises:
         UserError: unknown task, camera or quality, a size or horizon out of range, the suite is not installed, or there
@@ -171,7 +173,10 @@ def make(
     if chosen:
         find_backend()
     before_mujoco()
-    return suite.make(name, chosen, image_size, quality, steps)
+    env = suite.make(name, chosen, image_size, quality, steps)
+    if state:
+        env.show_state()
+    return env
 
 
 def check_cameras(description: TaskDescription, cameras: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.simulation_worker import Episode, Outcome, Setup
-from rsp_robot.experiments.workers import play_episodes
+from rsp_robot.experiments.workers import play_episodes, sees_state
 from rsp_robot.files import append_jsonl, atomic_path, read_json, read_jsonl, write_json
 from rsp_robot.progress import Progress
 from rsp_robot.versions import versions
@@ -56,6 +57,8 @@ class EvaluateConfig:
     """Seconds after which a simulation that does not answer is replaced."""
     attempts: int = 3
     """How often an episode is tried when its simulation dies."""
+    allow_mismatch: bool = False
+    """Play although pictures, simulator or encoder are not those a policy was trained with; a warning says which."""
 
     def setup(self) -> Setup:
         """Return what the simulation processes need to know."""
@@ -107,10 +110,10 @@ def _check_request(policies: Mapping[str, Policy], config: EvaluateConfig) -> No
         for key in ("image_size", "quality"):
             trained, asked = getattr(policy, key, None), getattr(config, key)
             if policy.cameras and trained is not None and trained != asked:
-                raise UserError(
-                    f"policy {name!r} was trained on pictures with {key} {trained}, the evaluation has {asked}; "
-                    f"set {key} to {trained}"
-                )
+                differs = f"policy {name!r} was trained on pictures with {key} {trained}, the evaluation has {asked}"
+                if not config.allow_mismatch:
+                    raise UserError(f"{differs}; set {key} to {trained}, or insist with --allow-mismatch")
+                warnings.warn(differs, stacklevel=3)
 
 
 def plan_path(rows: Path) -> Path:
@@ -231,7 +234,7 @@ def evaluate(policies: Mapping[str, Policy], config: EvaluateConfig) -> list[Row
     for row in done.values():
         states.check(row)
     wanted = [
-        Episode(name, number, config.seed + number, tuple(policy.cameras))
+        Episode(name, number, config.seed + number, tuple(policy.cameras), state=sees_state(policy))
         for number in range(config.episodes)
         for name, policy in policies.items()
     ]

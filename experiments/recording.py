@@ -14,7 +14,7 @@ import numpy as np
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.experiments.evaluate import EvaluateConfig, Row, settle, worker_count
 from rsp_robot.experiments.simulation_worker import Episode, Film
-from rsp_robot.experiments.workers import play_episodes
+from rsp_robot.experiments.workers import play_episodes, sees_state
 from rsp_robot.files import read_json, write_json
 from rsp_robot.films import write_mp4
 from rsp_robot.progress import Progress
@@ -88,7 +88,10 @@ def record_videos(
                     continue
                 row = chosen[kind]
                 film = Film(camera, size, FRAMES_PER_S / speed)
-                wanted[Episode(name, row["episode"], row["seed"], tuple(policy.cameras), film)] = (kind, row)
+                wanted[Episode(name, row["episode"], row["seed"], tuple(policy.cameras), film, sees_state(policy))] = (
+                    kind,
+                    row,
+                )
             path.unlink(missing_ok=True)
             caption.unlink(missing_ok=True)
     if not wanted:

@@ -54,6 +54,8 @@ class Episode:
     seed: int
     cameras: tuple[str, ...]
     film: Film | None = None
+    state: bool = False
+    """Whether the policy is shown the simulator's state."""
 
 
 @dataclass(frozen=True)
@@ -130,23 +132,29 @@ def play_episode(
 
 
 class Environments:
-    """The environments of one process, made when first needed and kept, one per set of cameras."""
+    """The environments of one process, made when first needed and kept, one per kind of observation."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self._open: dict[tuple[str, ...], Any] = {}
+        self._open: dict[tuple[tuple[str, ...], bool], Any] = {}
 
-    def get(self, cameras: tuple[str, ...]) -> Any:
+    def get(self, cameras: tuple[str, ...], state: bool = False) -> Any:
         """Return the environment with these cameras; the one unused for longest makes room when there are too many."""
-        if cameras not in self._open:
+        kind = (cameras, state)
+        if kind not in self._open:
             while len(self._open) >= MAX_ENVIRONMENTS:
                 self._open.pop(next(iter(self._open))).close()
             setup = self.setup
-            self._open[cameras] = make(
-                setup.task, cameras=cameras, image_size=setup.image_size, quality=setup.quality, horizon=setup.horizon
+            self._open[kind] = make(
+                setup.task,
+                cameras=cameras,
+                image_size=setup.image_size,
+                quality=setup.quality,
+                horizon=setup.horizon,
+                state=state,
             )
-        self._open[cameras] = self._open.pop(cameras)  # most recently used last
-        return self._open[cameras]
+        self._open[kind] = self._open.pop(kind)  # most recently used last
+        return self._open[kind]
 
     def close(self) -> None:
         """Free the renderers."""
@@ -175,7 +183,7 @@ def serve(connection: Connection, setup: Setup) -> None:
     try:
         while (episode := connection.recv()) is not None:
             try:
-                env = environments.get(episode.cameras)
+                env = environments.get(episode.cameras, episode.state)
                 connection.send(("outcome", play_episode(env, episode, setup.stop_on_success, choose)))
             except AbandonedError:
                 connection.send(("abandoned", None))

@@ -208,7 +208,7 @@ class Troupe:
         """Let each policy act on what its episodes have seen, and send the actions."""
         for name, group in wanted.items():
             policy = self.policies[name]
-            keys = (*policy.cameras, "proprio")
+            keys = (*policy.cameras, "proprio", *(["state"] if sees_state(policy) else []))
             batch = {key: np.stack([observation[key] for _, observation in group]) for key in keys}
             ids = [worker.episode.seed for worker, _ in group if worker.episode]
             actions = np.asarray(policy.act(batch, ids), dtype=np.float32)
@@ -224,6 +224,11 @@ class Troupe:
                     worker.send(None)
                 elif not worker.send(np.clip(action, -1.0, 1.0)):
                     self._lose(worker, worker.reason())
+
+
+def sees_state(policy: Policy) -> bool:
+    """Whether the policy is shown the simulator's state; one that does not say so is not."""
+    return bool(getattr(policy, "state", False))
 
 
 def play_episodes(

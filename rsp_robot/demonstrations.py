@@ -38,7 +38,7 @@ class Demonstration:
     """One episode of ``T`` steps. Row ``t`` holds what was seen before action ``t`` and what that action brought."""
 
     observations: dict[str, np.ndarray]
-    """``{camera: uint8 (T, H, W, 3)}`` and ``"proprio"``: float32 ``(T, P)``."""
+    """``{camera: uint8 (T, H, W, 3)}``, ``"proprio"``: float32 ``(T, P)``, and for oracles ``"state"``: ``(T, S)``."""
     actions: np.ndarray
     """Executed actions, float32 ``(T, A)`` within [-1, 1]."""
     rewards: np.ndarray

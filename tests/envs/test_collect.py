@@ -66,11 +66,13 @@ def test_an_episode_is_recorded_as_it_happened(reference: Path) -> None:
     assert demonstration.expert_actions is not None
     noise = demonstration.actions - demonstration.expert_actions
     assert 0.02 < noise.std() < 0.15 and np.abs(demonstration.actions).max() <= 1
-    env = envs.make(CONFIG.task, cameras=CONFIG.cameras, image_size=CONFIG.image_size, horizon=CONFIG.horizon)
+    env = envs.make(
+        CONFIG.task, cameras=CONFIG.cameras, image_size=CONFIG.image_size, horizon=CONFIG.horizon, state=True
+    )
     observation, _ = env.reset(seed=demonstration.seed)
     for step in range(length):  # row t: what was seen before action t, and what the action brought
-        np.testing.assert_array_equal(observation["close"], demonstration.observations["close"][step])
-        np.testing.assert_array_equal(observation["proprio"], demonstration.observations["proprio"][step])
+        for key in ("close", "proprio", "state"):
+            np.testing.assert_array_equal(observation[key], demonstration.observations[key][step])
         np.testing.assert_array_equal(env.get_state(), demonstration.states[step])
         observation, reward, _, _, info = env.step(demonstration.actions[step])
         assert reward == pytest.approx(demonstration.rewards[step], rel=1e-6)

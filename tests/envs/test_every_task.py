@@ -63,7 +63,7 @@ def task(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def env(task: str) -> Iterator[VisualEnv]:
     """One environment per task: each test finds what the tests before it left behind."""
-    env = envs.make(task, image_size=SIZE)
+    env = envs.make(task, image_size=SIZE, state=True)
     yield env
     env.close()
 
@@ -174,6 +174,13 @@ def test_a_saved_state_goes_on_bit_for_bit(env: VisualEnv, blind: VisualEnv, ste
     np.testing.assert_array_equal(roll(blind, actions[steps:])[:, -size:], future[:, -size:])
 
 
+def test_the_state_that_an_oracle_sees_tells_episodes_and_moments_apart(env: VisualEnv) -> None:
+    states = [env.reset(seed=SEED)[0]["state"], env.step(actions_of(env)[0])[0]["state"]]
+    states += [env.reset(seed=SEED + 1)[0]["state"]]
+    assert all(state.dtype == np.float32 and np.isfinite(state).all() for state in states)
+    assert not np.array_equal(states[0], states[1]) and not np.array_equal(states[0], states[2])
+
+
 # Steps.
 
 
@@ -261,7 +268,7 @@ def test_an_unknown_camera_lists_those_there_are(task: str, env: VisualEnv) -> N
 def test_gymnasium_makes_it(task: str) -> None:
     env = gymnasium.make(f"rsp_robot.envs:{task}", cameras=(), horizon=2)
     observation, info = env.reset(seed=SEED)
-    assert set(observation) == {"proprio"} and type(info["success"]) is bool
+    assert set(observation) == {"proprio"} and type(info["success"]) is bool, "the state is shown on request only"
     assert [env.step(env.action_space.sample())[3] for _ in range(2)] == [False, True]
     env.close()
 
@@ -311,7 +318,7 @@ def main(verb: str, *arguments: str) -> None:
     folder, tasks = (THUMBNAILS, arguments or TASKS) if verb == "thumbnails" else (Path(arguments[0]), arguments[1:])
     folder.mkdir(exist_ok=True)
     for task in tasks:
-        env = envs.make(task, image_size=SIZE)
+        env = envs.make(task, image_size=SIZE, state=True)
         if verb == "thumbnails":
             Image.fromarray(thumbnail_of(env)).save(path_of(task), optimize=True)
         else:

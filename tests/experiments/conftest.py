@@ -68,6 +68,25 @@ class BlindPolicy:
         return -observations["proprio"]
 
 
+class OraclePolicy:
+    """Is told where the goal is; nothing is rendered for it."""
+
+    cameras: tuple[str, ...] = ()
+    state = True
+
+    def reset(self, ids: Sequence[int]) -> None:
+        pass
+
+    def act(self, observations: Mapping[str, np.ndarray], ids: Sequence[int] | None = None) -> np.ndarray:
+        assert set(observations) == {"proprio", "state"}
+        return (observations["state"][:, 2:] - observations["proprio"]) * 2.0
+
+
+@pytest.fixture
+def oracle() -> OraclePolicy:
+    return OraclePolicy()
+
+
 @pytest.fixture
 def seeing() -> SeeingPolicy:
     return SeeingPolicy()

@@ -49,6 +49,21 @@ def test_same_rows_with_one_process_and_with_three(config, seeing, blind, tmp_pa
     assert timeless(alone) == timeless(together)
 
 
+def test_a_policy_that_wants_the_state_is_told_it_and_the_others_are_not(config, oracle, blind):
+    rows = evaluate({"oracle": oracle, "blind": blind}, config)
+    assert all(row["success_once"] for row in rows[:4]) and not any(row["success_once"] for row in rows[4:])
+    assert [row["initial_state"] for row in rows[:4]] == [row["initial_state"] for row in rows[4:]]
+
+
+def test_other_pictures_than_in_training_are_played_where_a_user_insists(config, seeing):
+    seeing.image_size, seeing.quality = 64, "lean"
+    with pytest.raises(UserError, match="evaluation has 48; set image_size to 64, or insist with --allow-mismatch"):
+        evaluate({"see": seeing}, replace(config, image_size=48))
+    with pytest.warns(UserWarning, match="trained on pictures with image_size 64, the evaluation has 48"):
+        rows = evaluate({"see": seeing}, replace(config, image_size=48, allow_mismatch=True))
+    assert all(row["success_once"] for row in rows)
+
+
 def test_only_what_is_missing_is_played(config, seeing, blind, toy_suite):
     policies = {"see": seeing, "blind": blind}
     rows = evaluate(policies, config)

@@ -58,7 +58,10 @@ class ToyEnv(gymnasium.Env):
         self.observation_space = spaces.Dict(
             dict.fromkeys(cameras, image) | {"proprio": spaces.Box(-9.0, 9.0, (2,), np.float32)}
         )
-        self.closed = False
+        self.closed = self.shows_state = False
+
+    def show_state(self) -> None:
+        self.shows_state = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         super().reset(seed=None if self._name == "unseeded" else seed)
@@ -95,9 +98,9 @@ class ToyEnv(gymnasium.Env):
         return bool(np.linalg.norm(self.position - self.goal) < 0.2)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        return {camera: self._picture(camera, self.image_size) for camera in self.cameras} | {
-            "proprio": self.position.astype(np.float32)
-        }
+        state = {"state": np.concatenate([self.position, self.goal]).astype(np.float32)} if self.shows_state else {}
+        pictures = {camera: self._picture(camera, self.image_size) for camera in self.cameras}
+        return pictures | {"proprio": self.position.astype(np.float32)} | state
 
     def _picture(self, camera: str, size: int) -> np.ndarray:
         """A flat picture whose colour tells where the goal is."""
