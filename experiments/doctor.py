@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rsp_robot.cache import cache_folder
-from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.suite_checks import Check, Mark, check_suites
+from rsp_robot.machine import available_cores, available_memory
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 PYTHONS = ((3, 11), (3, 12))
@@ -170,7 +170,7 @@ def check_pictures(seconds: float, pictures: Path) -> Iterator[Check]:
 
 def check_machine(memory_gb: float | None = None) -> Check:
     """Is there memory for a few simulators beside torch?"""
-    available = _available_memory_gb() if memory_gb is None else memory_gb
+    available = available_memory() / 1e9 if memory_gb is None else memory_gb
     cores = available_cores()
     found = f"{cores} CPU cores, {available:.1f} GB of memory free"
     if available < MEMORY_WARN_GB:
@@ -209,11 +209,3 @@ def _extra_of(requirement: Requirement) -> str | None:
     if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
         return None
     return str(requirement.marker).partition("extra == ")[2].strip("\"' ")
-
-
-def _available_memory_gb(meminfo: Path = Path("/proc/meminfo")) -> float:
-    try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024 / 1e9
-    except (OSError, StopIteration, ValueError):
-        return float("inf")

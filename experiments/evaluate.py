@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp_robot.cores import available_cores
 from rsp_robot.envs import describe
 from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
@@ -19,6 +18,7 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments.simulation_worker import Episode, Outcome, Setup
 from rsp_robot.experiments.workers import play_episodes, sees_state
 from rsp_robot.files import append_jsonl, atomic_path, read_json, read_jsonl, write_json
+from rsp_robot.machine import available_cores
 from rsp_robot.progress import Progress
 from rsp_robot.versions import versions
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from rich.console import Console
 
 from rsp_robot.backbones.vit import vit_config
-from rsp_robot.cores import available_cores
 from rsp_robot.devices import pick_device
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.envs import describe
@@ -29,6 +28,7 @@ from rsp_robot.experiments.presets import find_preset
 from rsp_robot.experiments.recording import record_videos
 from rsp_robot.experiments.report import write_report
 from rsp_robot.experiments.results import Arm, Results, print_table, save_results
+from rsp_robot.machine import available_cores
 from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
 from rsp_robot.policies.policy import Policy
 from rsp_robot.pooling import pooled_width

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 from rsp_robot.files import atomic_path
+from rsp_robot.machine import available_cores
 from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
 

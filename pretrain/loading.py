@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
+from rsp_robot.machine import available_cores
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.residence import choose_residence, decode, from_store, resident_bytes
 from rsp_robot.pretrain.resident import ResidentFrames

@@ -6,17 +6,15 @@ it is picked by the CPU, into page-locked memory where it goes to a GPU, so that
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
+from rsp_robot.machine import available_cores, available_memory
 from rsp_robot.pretrain.resident import DiskShard, Location, MemoryShard, ResidentFrames, Shard
 from rsp_robot.progress import Progress
 from rsp_robot.videos import VideoSource
@@ -186,23 +184,3 @@ def choose_residence(size: int, device: torch.device, share: float = 0.3, asked:
             "let them live elsewhere (auto) or pack them with a lower --short-side"
         )
     return asked
-
-
-def available_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of host memory that can be taken without swapping, by the machine and by the limit of a container."""
-    free = 0
-    if proc.exists():
-        lines = (line.split() for line in proc.read_text(encoding="utf-8").splitlines())
-        free = next((int(words[1]) * 1024 for words in lines if words and words[0] == "MemAvailable:"), 0)
-    if not free:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:
-        limit = (cgroup / "memory.max").read_text(encoding="utf-8").strip()
-        if limit != "max":
-            statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text("utf-8").splitlines())
-            # Files that are merely cached make room by themselves.
-            used = int((cgroup / "memory.current").read_text("utf-8")) - int(statistics.get("inactive_file", 0))
-            free = min(free, max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass
-    return free

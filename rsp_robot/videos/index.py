@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rsp_robot.cache import cache_folder
-from rsp_robot.cores import available_cores
 from rsp_robot.files import write_text
+from rsp_robot.machine import available_cores
 from rsp_robot.progress import Progress
 from rsp_robot.videos.discover import Found, discover, signature
 from rsp_robot.videos.formats import FORMATS

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from rsp_robot.cores import available_cores
 from rsp_robot.errors import UserError
 from rsp_robot.files import read_json, write_json
+from rsp_robot.machine import available_cores
 from rsp_robot.progress import Progress
 from rsp_robot.videos.formats.store import (
     QUARANTINE_FILE,

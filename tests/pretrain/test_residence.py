@@ -11,7 +11,7 @@ import torch
 
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain import residence
-from rsp_robot.pretrain.residence import available_memory, choose_residence, decode, from_store, resident_bytes
+from rsp_robot.pretrain.residence import choose_residence, decode, from_store, resident_bytes
 from rsp_robot.pretrain.resident import Location, MemoryShard, ResidentFrames
 from rsp_robot.videos.formats.store import Store
 from rsp_robot.videos.info import Quarantined, UnreadableVideo, VideoInfo
@@ -231,20 +231,6 @@ def test_a_person_may_insist_as_long_as_it_fits(thousand: None) -> None:
         choose_residence(901, torch.device("cuda"), asked="host")
     with pytest.raises(UserError, match="cannot live in 'attic'; choose auto, device, host, disk"):
         choose_residence(1, CPU, asked="attic")
-
-
-def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 9999 kB\nMemFree: 1 kB\nMemAvailable: 2000 kB\n")
-    group = tmp_path / "cgroup"
-    assert available_memory(tmp_path / "meminfo", group) == 2_048_000
-    group.mkdir()
-    (group / "memory.current").write_text("900000\n")
-    (group / "memory.stat").write_text("anon 100000\ninactive_file 800000\n")
-    (group / "memory.max").write_text("max\n")
-    assert available_memory(tmp_path / "meminfo", group) == 2_048_000
-    (group / "memory.max").write_text("1000000\n")
-    assert available_memory(tmp_path / "meminfo", group) == 900_000
-    assert available_memory() > 0
 
 
 def test_the_size_is_known_before_anything_is_read() -> None:
