@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rsp_robot.backbones.vit import ViTConfig
+from rsp_robot.backbones.vit import VisionTransformer, ViTConfig
 from rsp_robot.checkpoints import arguments_of, layout_difference, read_checkpoint, state_dict_of
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
@@ -98,8 +98,11 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> str:
     """
     path = Path(source)
     if not path.is_file():
-        encoder = FrozenEncoder.load(path)
-        return _load_encoder(model, encoder.backbone.config, encoder.backbone.state_dict(), path)
+        backbone = FrozenEncoder.load(path).backbone
+        if not isinstance(backbone, VisionTransformer):
+            kind = (backbone.describe() or {}).get("kind", "wrapped")
+            raise UserError(f"{path} holds a {kind} encoder; pretraining starts from the plain Vision Transformer only")
+        return _load_encoder(model, backbone.config, backbone.state_dict(), path)
     content = read_checkpoint(path)
     state, arguments = state_dict_of(content, str(path)), arguments_of(content)
     if all(belongs_to_encoder(name) or name.startswith("head.") for name in state):

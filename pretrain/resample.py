@@ -4,9 +4,8 @@ Along each axis resizing is linear, so it is a matrix ``(size_out, size_in)``; t
 mirrors. With a pair of matrices per sample, samples of different boxes (and pictures of different sizes on one canvas)
 are resized together by ``Wy @ image @ Wx^T``.
 
-The result is that of torch's ``F.interpolate(crop, mode="bicubic", antialias=True)``, which is Pillow's filter: Keys'
-kernel with a = -1/2 (R. G. Keys, "Cubic convolution interpolation for digital image processing", 1981), widened by the
-scale where the picture shrinks.
+The result is that of torch's ``F.interpolate(crop, mode="bicubic", antialias=True)``; :mod:`rsp_robot.resample` makes
+the matrices.
 
 kornia would not do: measured on a photograph, its ``RandomResizedCrop``, which does not antialias, is up to 54 grey
 levels off that result, and so is its ``crop_by_indices``, which antialiases by a Gaussian blur and goes through a batch
@@ -16,6 +15,8 @@ sample by sample; this is within 0.001 of it.
 from __future__ import annotations
 
 import torch
+
+from rsp_robot.resample import bicubic_weights
 
 
 def crop_and_resize(frames: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor, size: int) -> torch.Tensor:
@@ -47,41 +48,3 @@ def crop_and_resize(frames: torch.Tensor, boxes: torch.Tensor, flip: torch.Tenso
         rows = torch.bmm(down, images.view(B, H, K * C * W))
         resized = torch.bmm(rows.view(B, size * K * C, W), across.mT)
     return resized.view(B, size, K, C, size).permute(0, 2, 3, 1, 4).contiguous().clamp_(0, 255)
-
-
-def bicubic_weights(
-    start: torch.Tensor, length: torch.Tensor, size_out: int, size_in: int, flip: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the matrices that resize a stretch of each sample's axis to ``size_out`` pixels.
-
-    Pixel i covers ``[i, i + 1)``. Pixels outside the stretch weigh nothing, not even at its rim: the filter is cut off
-    there and the rest normalised, as if the stretch had been cut out first.
-
-    Args:
-        start: ``(B,)`` float, where the stretch begins, in pixels.
-        length: ``(B,)`` float, how long it is, in pixels; at least 1.
-        size_out: pixels S after resizing.
-        size_in: pixels n of the axis.
-        flip: ``(B,)`` bool, turn the result round; by default none.
-
-    Returns:
-        ``(B, S, n)``; every row sums to 1.
-    """
-    place = torch.arange(size_out, device=start.device, dtype=start.dtype).expand(len(start), -1)
-    if flip is not None:
-        place = torch.where(flip[:, None], size_out - 1 - place, place)
-    scale = (length / size_out)[:, None]
-    centre = scale * (place + 0.5)
-    pixel = torch.arange(size_in, device=start.device, dtype=start.dtype) + 0.5 - start[:, None]
-    distance = (pixel[:, None, :] - centre[:, :, None]).abs_().div_(scale.clamp(min=1)[:, :, None])
-    inside = (pixel >= 0) & (pixel < length[:, None])
-    weights = keys_kernel(distance).mul_(inside[:, None, :])
-    return weights.div_(weights.sum(dim=2, keepdim=True))
-
-
-def keys_kernel(distance: torch.Tensor) -> torch.Tensor:
-    """Keys' cubic convolution kernel with a = -1/2 of distances (at least 0) in samples; 0 from 2 on."""
-    near = ((1.5 * distance - 2.5) * distance) * distance + 1
-    d = distance.clamp(max=2)
-    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-    return torch.where(distance < 1, near, far)

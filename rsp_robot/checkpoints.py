@@ -125,7 +125,7 @@ def state_dict_of(content: Mapping[str, Any], source: str = "the checkpoint") ->
         if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
     if not state:
-        keys = _listed(str(key) for key in content) or "nothing"
+        keys = listed(str(key) for key in content) or "nothing"
         raise UserError(f"{source} holds no weights (found {keys}); give a checkpoint with weights by name")
     for wrapper in WRAPPERS:
         if all(name.startswith(wrapper) for name in state):
@@ -155,9 +155,9 @@ def layout_difference(found: Mapping[str, torch.Tensor], wanted: Mapping[str, to
     'missing c; unexpected b; a is (1,) instead of (2,)'
     """
     parts = []
-    if missing := _listed(name for name in wanted if name not in found):
+    if missing := listed(name for name in wanted if name not in found):
         parts.append(f"missing {missing}")
-    if unexpected := _listed(name for name in found if name not in wanted):
+    if unexpected := listed(name for name in found if name not in wanted):
         parts.append(f"unexpected {unexpected}")
     shapes = [
         f"{name} is {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
@@ -165,7 +165,7 @@ def layout_difference(found: Mapping[str, torch.Tensor], wanted: Mapping[str, to
         if name in found and found[name].shape != tensor.shape
     ]
     if shapes:
-        parts.append(_listed(shapes))
+        parts.append(listed(shapes))
     return "; ".join(parts) or None
 
 
@@ -207,6 +207,11 @@ def _reason(error: Exception) -> str:
     return first.split(". ")[0].strip()[:120] or type(error).__name__
 
 
-def _listed(names: Iterable[str], shown: int = 3) -> str:
+def listed(names: Iterable[str], shown: int = 3) -> str:
+    """Name the first few, and say how many more there are.
+
+    >>> listed("abcde")
+    'a, b, c and 2 more'
+    """
     every = list(names)
     return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")

@@ -30,12 +30,14 @@ class Preprocessing:
             TypeError: the frames are not uint8.
             ValueError: the frames are not ``(B, H, W, 3)``.
         """
-        frames = as_frames(frames).to(device)
-        images = frames.permute(0, 3, 1, 2).float()
+        images = as_frames(frames).to(device).permute(0, 3, 1, 2)
+        # Channels last would make resizing and everything after it up to three times as slow.
+        images = images.to(torch.float32, memory_format=torch.contiguous_format)
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-        return self.normalise(images)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp_(0, 255)
+        mean, std = self._statistics(images.device)
+        return images.div_(255).sub_(mean).div_(std)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """``(B, 3, H, W)`` in [0, 255] -> zero mean, unit variance by the stored statistics."""
@@ -55,11 +57,53 @@ class Preprocessing:
 
 
 def as_frames(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Check that frames are uint8 ``(B, H, W, 3)`` and return them as a tensor."""
-    if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(np.ascontiguousarray(frames))
-    if frames.dtype != torch.uint8:
-        raise TypeError(f"frames must be uint8 in [0, 255], got {frames.dtype}; do not normalise before the encoder")
+    """Check that frames are uint8 ``(B, H, W, 3)`` and return them as a tensor.
+
+    Raises:
+        TypeError: they are no array or tensor, or not uint8.
+        ValueError: they are not ``(B, H, W, 3)``.
+    """
+    if not isinstance(frames, (np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"frames must be an array or a tensor, got {type(frames).__name__}; stack them with numpy.stack"
+        )
+    if frames.dtype not in (np.uint8, torch.uint8):
+        raise TypeError(_not_uint8(frames))
     if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must be (batch, height, width, 3), got {tuple(frames.shape)}")
-    return frames
+        raise ValueError(
+            f"frames must be (batch, height, width, 3), got {tuple(frames.shape)}; {_remedy(tuple(frames.shape))}"
+        )
+    return torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
+
+
+def _not_uint8(frames: np.ndarray | torch.Tensor) -> str:
+    """Say what frames of another type hold, and what to do about it."""
+    values = np.asarray(frames.detach().float().cpu() if isinstance(frames, torch.Tensor) else frames)
+    remedy = "do not normalise before the encoder"
+    if values.dtype.kind == "f" and values.size:
+        if not np.isfinite(values).all():
+            remedy += ": these hold NaN or infinity, look at where they come from"
+        elif values.min() >= 0 and values.max() <= 1:
+            remedy += ": these are in [0, 1], give (frames * 255).round() as uint8"
+        elif values.min() >= 0 and values.max() <= 255:
+            remedy += ": give frames.round() as uint8"
+        else:
+            remedy += f": these reach from {values.min():.3g} to {values.max():.3g}, give the pictures as they were"
+    return f"frames must be uint8 in [0, 255], got {frames.dtype}; {remedy}"
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    """What to do about frames of a shape that is not ``(B, H, W, 3)``."""
+    if len(shape) in (3, 4) and shape[-3] == 3 and shape[-1] != 3:
+        batch = "" if len(shape) == 4 else "[None]"
+        return (
+            f"channels come first here: give numpy.moveaxis(frames, -3, -1){batch}, "
+            f"or frames.movedim(-3, -1){batch} of a tensor"
+        )
+    if len(shape) == 3 and shape[-1] == 3:
+        return "this is a single picture: give frames[None]"
+    if len(shape) == 5 and shape[-1] == 3:
+        return "this is a batch of clips: give frames.reshape(-1, *frames.shape[2:])"
+    if len(shape) == 4 and shape[-1] == 4:
+        return "these have a fourth channel: give frames[..., :3]"
+    return "give a batch of RGB pictures, channels last"

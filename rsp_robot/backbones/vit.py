@@ -5,7 +5,8 @@ Parameter names are those of MAE, RSP and timm, so that published weights load w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import nn
 
+from rsp_robot.backbones.base import Backbone
 from rsp_robot.backbones.positions import sincos_2d
 from rsp_robot.errors import UserError, unknown_name
 
@@ -75,12 +77,13 @@ def vit_config(variant: str, image_size: int = 224, patch_size: int = 16) -> ViT
     return ViTConfig(image_size=image_size, patch_size=patch_size, **VARIANTS[variant])
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """Encode normalised images ``(B, 3, H, W)`` into tokens ``(B, 1 + N, D)``, class token first."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.width, self.image_size, self.grid, self.class_token = config.width, config.image_size, config.grid, True
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -90,6 +93,15 @@ class VisionTransformer(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = norm(config.width)
+
+    @classmethod
+    def build(cls, description: Mapping[str, Any]) -> VisionTransformer:
+        """Build what :meth:`describe` tells of, with weights to be loaded."""
+        return cls(ViTConfig(**{name: value for name, value in description.items() if name != "kind"}))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes."""
+        return {"kind": "vit", **asdict(self.config)}
 
     def initialise(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights as MAE and RSP do: see :func:`initialise_transformer`."""

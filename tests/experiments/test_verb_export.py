@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -23,7 +25,7 @@ def test_the_formats_offered_are_those_there_are() -> None:
     assert get_args(get_type_hints(ExportCommand)["format"]) == tuple(FORMS)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["folder", "timm", "published"])
 def test_an_encoder_is_exported(tmp_path: Path, form: str) -> None:
     command = parse("--encoder", SPEC, "--out", str(tmp_path / "out"), "--format", form)
     assert export(command) == tmp_path / "out"
@@ -39,6 +41,26 @@ def test_the_usual_format_is_a_folder_of_ours(tmp_path: Path) -> None:
     export(parse("--encoder", SPEC, "--out", str(tmp_path / "half"), "--half"))
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("out", "half")]
     assert sizes[1] < 0.55 * sizes[0]
+
+
+def test_a_program_is_compared_with_the_encoder_and_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--encoder", SPEC, "--out", str(tmp_path / "out"), "--format", "onnx"]
+    export(parse(*options, "--pooling", "grid2", "--frame-size", "40x48"))
+    shown = capsys.readouterr()
+    assert re.fullmatch(
+        r"largest difference from the encoder: \d\.\de-\d\d \(relative \d\.\de-\d\d, at most 1e-04\)\n"
+        r"one frame on one thread: \d+\.\d ms by the encoder, \d+\.\d ms by the written program\n",
+        shown.err,
+    )
+    assert shown.out == ""
+    stated = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (stated["frame_size"], stated["pooling"], stated["output"]["shape"]) == ([40, 48], "grid2", ["batch", 512])
+
+
+@pytest.mark.parametrize("text", ["0", "96x", "x96", "96x0", "big", "9.5", "-96"])
+def test_a_frame_size_that_is_none_is_a_user_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="is no size in pixels; write 96, or HEIGHTxWIDTH such as 96x128"):
+        export(ExportCommand(SPEC, tmp_path / "out", "onnx", frame_size=text))
 
 
 def test_nothing_to_export_is_a_user_error(tmp_path: Path) -> None:

@@ -232,6 +232,12 @@ def test_an_encoder_of_other_sizes_is_refused_and_changes_nothing(
     assert not changed(other, before)
 
 
+def test_an_encoder_of_another_kind_is_no_beginning(model: RSP, tmp_path: Path) -> None:
+    folder = FrozenEncoder.load("random:resnet18@64").save(tmp_path / "resnet")
+    with pytest.raises(UserError, match="holds a timm encoder; pretraining starts from the plain Vision Transformer"):
+        load_weights(model, folder)
+
+
 def test_broken_weights_are_refused_and_change_nothing(
     model: RSP, state: dict[str, torch.Tensor], write: Callable[..., Path]
 ) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from rsp_robot.pretrain.resample import bicubic_weights, crop_and_resize, keys_kernel
+from rsp_robot.pretrain.resample import crop_and_resize
 
 NO, YES = torch.tensor([False]), torch.tensor([True])
 
@@ -34,47 +34,6 @@ def by_torchvision(frames: torch.Tensor, box: tuple[int, int, int, int], size: i
 def cut(frames: torch.Tensor, box: tuple[int, int, int, int], size: int, flip: torch.Tensor = NO) -> torch.Tensor:
     return crop_and_resize(frames, torch.tensor([box]), flip, size)
 
-
-# -- weights -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_kernel_is_that_of_keys() -> None:
-    distances = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5])
-    assert keys_kernel(distances).tolist() == [1, 0.5625, 0, -0.0625, 0, 0]
-
-
-def test_weights_of_an_axis_twice_as_long() -> None:
-    """Places 0.25 and 0.75 of a pixel from the nearest ones; at the rim the rest is normalised."""
-    weights = bicubic_weights(torch.zeros(1), torch.tensor([4.0]), 8, 4)[0]
-    torch.testing.assert_close(weights[3], torch.tensor([-0.0703125, 0.8671875, 0.2265625, -0.0234375]))
-    rim = torch.tensor([0.8671875, -0.0703125]) / (0.8671875 - 0.0703125)  # the first place, -0.25, sees pixels 0 and 1
-    torch.testing.assert_close(weights[0], torch.tensor([*rim.tolist(), 0, 0]))
-
-
-def test_a_shrinking_axis_is_averaged_over_a_wider_stretch() -> None:
-    weights = bicubic_weights(torch.zeros(1), torch.tensor([16.0]), 8, 16)[0]
-    near, far = [0.8671875, 0.2265625], [-0.0703125, -0.0234375]  # half pixels off, halved: 0.25 ... 1.75
-    expected = torch.tensor([far[1], far[0], near[1], near[0], near[0], near[1], far[0], far[1]]) / 2
-    torch.testing.assert_close(weights[4, 5:13], expected)
-    assert weights[4, :5].abs().max() == 0 and weights[4, 13:].abs().max() == 0
-
-
-def test_weights_stay_within_the_stretch_and_sum_to_one() -> None:
-    start, length = torch.tensor([3.0, 0.0, 9.0]), torch.tensor([5.0, 12.0, 1.0])
-    weights = bicubic_weights(start, length, 7, 12)
-    torch.testing.assert_close(weights.sum(dim=2), torch.ones(3, 7))
-    assert weights[0, :, :3].abs().max() == 0 and weights[0, :, 8:].abs().max() == 0
-    assert torch.equal(weights[2], torch.eye(12)[9].expand(7, 12)), "one pixel is repeated"
-
-
-def test_flipped_weights_are_turned_round() -> None:
-    start, length = torch.tensor([3.0, 3.0]), torch.tensor([5.0, 5.0])
-    weights = bicubic_weights(start, length, 7, 12, torch.tensor([False, True]))
-    torch.testing.assert_close(weights[1], weights[0].flip(0))
-    assert not torch.allclose(weights[0], weights[1])
-
-
-# -- pictures ----------------------------------------------------------------------------------------------------------
 
 BOXES = [(0, 0, 53, 40), (5, 3, 20, 30), (33, 0, 20, 20), (0, 24, 53, 16), (7, 9, 1, 1), (20, 1, 2, 39)]
 

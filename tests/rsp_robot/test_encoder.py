@@ -141,6 +141,20 @@ def test_the_fingerprint_changes_with_weights_pooling_and_preprocessing(encoder:
     assert len(prints) == 1 + len(others)
 
 
+def test_fingerprints_of_plain_encoders_are_those_that_policies_store() -> None:
+    """Taken when plain Vision Transformers were the only backbones there were."""
+    backbone = VisionTransformer(TINY)
+    for index, (_, tensor) in enumerate(sorted(backbone.state_dict().items())):
+        tensor.copy_(((torch.arange(tensor.numel()) % 251 - 125).reshape(tensor.shape) + index) / 256)
+    halves = Preprocessing(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert FrozenEncoder(backbone).fingerprint == "3a0b4b5714115111"
+    assert FrozenEncoder(backbone, halves, "grid2").fingerprint == "7f267ac836aee426"
+    config_then = {"fingerprint": "c2c2862083d5c743", "golden": [0.025214, -0.347694, -0.712997, -0.940773]}
+    encoder = FrozenEncoder(backbone, halves, "cls+mean")
+    assert encoder.fingerprint == config_then["fingerprint"]
+    torch.testing.assert_close(encoder._golden()[:4].tolist(), config_then["golden"], atol=1e-5, rtol=0)
+
+
 def test_the_fingerprint_does_not_change_with_provenance_or_mode(encoder: FrozenEncoder) -> None:
     other = FrozenEncoder(encoder.backbone, provenance={"found": "in the attic"})
     assert other.train().fingerprint == encoder.fingerprint
@@ -318,7 +332,7 @@ def test_a_golden_embedding_of_another_width_is_refused(folder: Path, size: int)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "resnet"}, "unknown architecture 'resnet'; choose one of: vit"),
+        ({"kind": "resnet"}, "unknown architecture 'resnet'; choose one of: timm, vit, vjepa"),
         ({"patch_size": 0}, "patch_size of a Vision Transformer must be at least 1"),
         ({"depth": 3}, "is damaged"),
         ({"image_size": 32}, "makes pictures of 16 px but the backbone takes 32 px|is damaged"),

@@ -113,13 +113,52 @@ def test_arrays_tensors_and_views_give_the_same() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int8, bool])
 def test_only_uint8_is_taken(dtype: type) -> None:
-    with pytest.raises(TypeError, match="frames must be uint8 in .0, 255., got torch"):
+    with pytest.raises(TypeError, match="frames must be uint8 in .0, 255., got"):
         Preprocessing(4)(np.zeros((1, 4, 4, 3), dtype), CPU)
     with pytest.raises(TypeError, match="do not normalise before the encoder"):
         as_frames(torch.zeros(1, 4, 4, 3))
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 3), (1, 3, 4, 4), (1, 4, 4, 4), (1, 1, 4, 4, 3)])
-def test_only_batches_of_rgb_pictures_are_taken(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"frames must be \(batch, height, width, 3\), got"):
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ([0.0, 1.0], r"these are in \[0, 1\], give \(frames \* 255\).round\(\) as uint8"),
+        ([0.0, 254.5], r"give frames.round\(\) as uint8"),
+        ([-2.5, 2.5], "these reach from -2.5 to 2.5, give the pictures as they were"),
+        ([0.0, np.nan], "these hold NaN or infinity"),
+    ],
+)
+def test_what_to_do_about_floats_depends_on_what_they_hold(values: list[float], remedy: str) -> None:
+    frames = np.resize(np.array(values, np.float32), (1, 4, 4, 3))
+    for given in (frames, torch.from_numpy(frames), torch.from_numpy(frames).bfloat16()):
+        with pytest.raises(TypeError, match=remedy):
+            Preprocessing(4)(given, CPU)
+
+
+def test_lists_are_refused() -> None:
+    with pytest.raises(TypeError, match="frames must be an array or a tensor, got list; stack them"):
+        Preprocessing(4)([np.zeros((4, 4, 3), np.uint8)], CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((4, 4, 3), r"this is a single picture: give frames\[None\]"),
+        ((1, 3, 4, 4), r"channels come first here: give numpy.moveaxis\(frames, -3, -1\), or"),
+        ((3, 4, 4), r"channels come first here: give numpy.moveaxis\(frames, -3, -1\)\[None\]"),
+        ((1, 4, 4, 4), r"these have a fourth channel: give frames\[..., :3\]"),
+        ((1, 1, 4, 4, 3), r"this is a batch of clips: give frames.reshape\(-1"),
+        ((4, 4), "give a batch of RGB pictures, channels last"),
+    ],
+)
+def test_only_batches_of_rgb_pictures_are_taken(shape: tuple[int, ...], remedy: str) -> None:
+    with pytest.raises(ValueError, match=rf"frames must be \(batch, height, width, 3\), got .*; {remedy}"):
         Preprocessing(4)(np.zeros(shape, np.uint8), CPU)
+
+
+def test_the_remedy_for_channels_first_is_one() -> None:
+    frames = noise(4, 4)
+    wanted = Preprocessing(4)(frames, CPU)
+    first = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+    assert torch.equal(Preprocessing(4)(np.moveaxis(first, -3, -1), CPU), wanted)
+    assert torch.equal(Preprocessing(4)(torch.from_numpy(first).movedim(-3, -1), CPU), wanted)
