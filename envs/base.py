@@ -119,9 +119,8 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         if not self._shows_state:
             self._reset(0)  # to know its length
             shape = self._full_state().shape
-            assert isinstance(self.observation_space, spaces.Dict)
-            parts = dict(self.observation_space.spaces)
-            self.observation_space = spaces.Dict({**parts, "state": spaces.Box(-np.inf, np.inf, shape, np.float32)})  # type: ignore[assignment]
+            space: Any = self.observation_space  # Gymnasium types it as a space of dictionaries, not as a Dict
+            self.observation_space = spaces.Dict({**space.spaces, "state": spaces.Box(-np.inf, np.inf, shape)})  # type: ignore[assignment]
             self._shows_state = True
             self.episode_seed = None
 

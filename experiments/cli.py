@@ -97,14 +97,27 @@ VERBS = {
     "bc": Verb(
         "rsp_robot.experiments.verbs.bc:BCCommand",
         "rsp_robot.experiments.verbs.bc:bc",
-        "Train a policy by behaviour cloning on a frozen encoder",
+        "Train a policy by behaviour cloning, on a frozen encoder or without one",
         "bc --data data/push.hdf5 --encoder runs/rsp-push --out runs/bc-rsp",
+    ),
+    "rl": Verb(
+        "rsp_robot.experiments.verbs.rl:RLCommand",
+        "rsp_robot.experiments.verbs.rl:rl",
+        "Train a policy by reinforcement learning on a frozen encoder, then measure and film it",
+        "rl metaworld/reach-v3 --algorithm sac --encoder runs/rsp-push --action-repeat 5 --out runs/sac",
     ),
     "evaluate": Verb(
         "rsp_robot.experiments.verbs.evaluate:EvaluateCommand",
         "rsp_robot.experiments.verbs.evaluate:run_evaluation",
         "Roll policies out on the same held-out starts and compare them",
         "evaluate runs/bc-rsp runs/bc-blind --task metaworld/push-v3 --episodes 50 --out runs/evaluation.jsonl",
+    ),
+    "compare": Verb(
+        "rsp_robot.experiments.verbs.compare:CompareCommand",
+        "rsp_robot.experiments.verbs.compare:run_compare",
+        "Put evaluations side by side: intervals over tasks and seeds, paired differences, what is established",
+        "compare rsp=runs/seed0.jsonl,runs/seed1.jsonl blind=runs/blind0.jsonl,runs/blind1.jsonl --out runs/table.json",
+        "nothing was written; run the same command again",
     ),
     "report": Verb(
         "rsp_robot.experiments.verbs.report:ReportCommand",
@@ -116,16 +129,23 @@ VERBS = {
     "export": Verb(
         "rsp_robot.experiments.verbs.export:ExportCommand",
         "rsp_robot.experiments.verbs.export:export",
-        "Write an encoder for timm, for code that reads published checkpoints, or as a folder of ours",
-        "export --encoder runs/rsp-push --out exported/rsp-push --format timm",
+        "Write an encoder as a folder of ours, for timm, or as a torch.export or ONNX program",
+        "export --encoder runs/rsp-push --out exported/rsp-push --format onnx --frame-size 96",
         "nothing was written; run the same command again",
     ),
     "bench": Verb(
         "rsp_robot.experiments.verbs.bench:BenchCommand",
         "rsp_robot.experiments.verbs.bench:run_bench",
-        "Measure on this machine how fast a pretraining step is, and how fast frames come to it",
+        "Measure on this machine the speed of pretraining, of loading, and of policies on embeddings",
         "bench data --out bench.json",
         "nothing was written; run the same command again",
+    ),
+    "cache": Verb(
+        "rsp_robot.experiments.verbs.cache:CacheCommand",
+        "rsp_robot.experiments.verbs.cache:show_cache",
+        "List what is kept to save time, embeddings above all, and make room",
+        "cache --clear --older-than-days 30",
+        "the rest is as it was; run the same command again",
     ),
     "doctor": Verb(
         "rsp_robot.experiments.doctor:DoctorConfig",

@@ -1,10 +1,10 @@
-"""What behaviour cloning learns from: one row of features and one action per step of a demonstration file."""
+"""What behaviour cloning learns from: rows of features and actions, and samples of consecutive rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,134 +12,240 @@ from torch import Tensor
 
 from rsp_robot.demonstrations import DemonstrationFile
 from rsp_robot.errors import UserError
-from rsp_robot.policies.embeddings import embed_demonstrations
+from rsp_robot.machine import available_memory
+from rsp_robot.policies.episodes import Recording
+from rsp_robot.policies.history import fuse, window_rows
+from rsp_robot.policies.normalisation import Scaling, action_scaling, standard_scaling
+from rsp_robot.progress import Progress
 
-if TYPE_CHECKING:
-    from rsp_robot.encoder import FrozenEncoder
+FUSED_AT_ONCE = 4096
+"""Rows whose history is fused in one go."""
 
-SMALLEST_STD = 1e-6
+
+class Sample(NamedTuple):
+    """A minibatch: for each sample T consecutive observations and H actions."""
+
+    vector: Tensor
+    """float32 ``(B, T, V)``: proprioception, after the embeddings (and their history) where these never change."""
+    pictures: Tensor | None
+    """Embeddings float32 ``(B, n - 1 + T, C, ...)`` or frames uint8 ``(B, n - 1 + T, C, H, W, 3)`` that the network has
+    to look at."""
+    task: Tensor
+    """int64 ``(B,)``."""
+
+
+class Rows:
+    """Rows of several arrays, one after the other, read when they are asked for (the arrays may be memory maps).
+
+    >>> Rows([[np.array([[1], [2]])], [np.array([[3]])]], np.array([0, 2])).take(np.array([1, 0])).tolist()
+    [[[3]], [[1]]]
+    """
+
+    def __init__(self, files: Sequence[Sequence[np.ndarray]], rows: np.ndarray) -> None:
+        """Put arrays together.
+
+        Args:
+            files: for every file, for every camera the rows ``(N_file, ...)``.
+            rows: which rows of all files together are there, int64 ``(N,)``.
+        """
+        self._files, self._rows = files, rows
+        self._starts = np.cumsum([0] + [len(cameras[0]) for cameras in files])
+        self.shape = (len(files[0]), *files[0][0].shape[1:])
+        self.dtype = files[0][0].dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows ``(*rows.shape, cameras, ...)``."""
+        wanted = self._rows[rows.ravel()]
+        out = np.empty((len(wanted), *self.shape), self.dtype)
+        for number, cameras in enumerate(self._files):
+            inside = (wanted >= self._starts[number]) & (wanted < self._starts[number + 1])
+            if inside.any():
+                for camera, array in enumerate(cameras):
+                    out[inside, camera] = array[wanted[inside] - self._starts[number]]
+        return out.reshape(*rows.shape, *self.shape)
 
 
 @dataclass(frozen=True)
 class BCData:
-    """Features and actions of the training and validation demonstrations, as float32 tensors on the CPU."""
+    """The rows of all episodes and how to draw samples from them."""
 
-    train_features: Tensor
-    """``(N, D)``: the embedding of each camera in order, then the standardised proprioception."""
-    train_actions: Tensor
-    """``(N, A)`` in [-1, 1]."""
-    valid_features: Tensor
-    """``(M, D)``; M is 0 where the file has one demonstration only."""
-    valid_actions: Tensor
-    """``(M, A)``."""
-    proprio_mean: Tensor
-    """``(P,)``, over the training steps."""
-    proprio_std: Tensor
-    """``(P,)``; 1 where the proprioception does not vary."""
+    vectors: Tensor
+    """float32 ``(N, V)``: what never changes of the features, see :class:`Sample`."""
+    actions: Tensor
+    """float32 ``(N, A)``, normalised."""
+    first: Tensor
+    """int64 ``(N,)``: the first row of the episode that a row belongs to."""
+    last: Tensor
+    """int64 ``(N,)``: the last one."""
+    task: Tensor
+    """int64 ``(N,)``."""
+    train: Tensor
+    """int64: rows of the training episodes."""
+    valid: Tensor
+    """int64: rows of the validation episodes; none where there are no such episodes."""
+    pictures: Rows | None = None
+    """What the network has to look at; None where :attr:`vectors` holds all."""
 
+    def to(self, device: torch.device) -> BCData:
+        """Put the tensors on a device; pictures stay where they are."""
+        tensors: dict[str, Any] = {n: value.to(device) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
-def standardise(proprio: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return ``(proprio - mean) / std``, float32 ``(B, P)``."""
-    return ((np.asarray(proprio, np.float32) - mean) / std).astype(np.float32)
+    def observations(self, rows: Tensor, steps: int = 1, history: int = 1) -> Sample:
+        """Return ``steps`` consecutive observations from each row ``(B,)`` on; the last ones of an episode repeat."""
+        within = window_rows(rows, self.first, self.last, 0, steps)
+        pictures = None
+        if self.pictures is not None:
+            around = window_rows(rows, self.first, self.last, history - 1, steps)
+            pictures = torch.from_numpy(self.pictures.take(around.cpu().numpy())).to(rows.device)
+            pictures = pictures if pictures.dtype == torch.uint8 else pictures.float()
+        return Sample(self.vectors[within], pictures, self.task[rows])
 
-
-def proprio_statistics(proprio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation over the rows of ``(N, P)``, float32; the deviation of a constant counts as 1.
-
-    >>> mean, std = proprio_statistics(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    >>> mean.tolist(), std.tolist()
-    ([2.0, 5.0], [1.0, 1.0])
-    """
-    wide = np.asarray(proprio, np.float64)
-    std = wide.std(axis=0)
-    std = np.where(std < SMALLEST_STD, 1.0, std)
-    return wide.mean(axis=0).astype(np.float32), std.astype(np.float32)
-
-
-def choose_cameras(data: DemonstrationFile, cameras: tuple[str, ...], blind: bool) -> tuple[str, ...]:
-    """Return the cameras to learn from: none for a blind policy, those asked for, or all of the file.
-
-    Raises:
-        UserError: the file has no such camera, or none at all.
-    """
-    if blind:
-        return ()
-    if not data.cameras:
-        raise UserError(f"{data.path} holds no pictures; collect with a camera, or train without an encoder")
-    for camera in cameras:
-        if camera not in data.cameras:
-            raise UserError(f"{data.path} has no camera {camera!r}; choose one of: {', '.join(data.cameras)}")
-    return cameras or data.cameras
+    def targets(self, rows: Tensor, steps: int = 1) -> tuple[Tensor, Tensor]:
+        """Return actions ``(B, steps, A)`` from each row on and which of them are within the episode ``(B, steps)``."""
+        within = window_rows(rows, self.first, self.last, 0, steps)
+        wanted = rows[:, None] + torch.arange(steps, device=rows.device)
+        return self.actions[within], wanted <= self.last[rows][:, None]
 
 
-def read_vectors(data: DemonstrationFile, labels: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read proprioception ``(N, P)`` and actions ``(N, A)``, float32, demonstrations one after the other.
+class Scalings(NamedTuple):
+    """How numbers are scaled, by the training episodes."""
 
-    Args:
-        data: the demonstrations.
-        labels: ``"executed"`` or ``"expert"`` actions, or ``"auto"``: the expert's where every demonstration has them.
-            They are clipped to [-1, 1].
+    proprio: Scaling
+    actions: Scaling
+    state: Scaling | None = None
 
-    Raises:
-        UserError: a part is missing, of varying width or not finite.
-    """
-    proprio: list[np.ndarray] = []
-    executed: list[np.ndarray] = []
-    expert: list[np.ndarray] = []
-    for index in range(len(data)):
-        demonstration = data.read(index)
-        if "proprio" not in demonstration.observations:
-            raise UserError(
-                f"{data.path} has no obs/proprio in demonstration {index}; collect it with `rsp-robot collect`"
-            )
-        proprio.append(demonstration.observations["proprio"])
-        executed.append(demonstration.actions)
-        if demonstration.expert_actions is not None:
-            expert.append(demonstration.expert_actions)
-    if labels == "expert" and len(expert) < len(data):
-        raise UserError(f"{data.path} does not hold the expert's own actions; use labels executed")
-    actions = expert if labels != "executed" and len(expert) == len(data) else executed
-    for parts in (proprio, actions):
-        if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim != 2:
-            raise UserError(f"{data.path} has proprioception or actions of different widths; collect all with one task")
-    proprio_all, actions_all = np.concatenate(proprio), np.concatenate(actions)
-    if not (np.isfinite(proprio_all).all() and np.isfinite(actions_all).all()):
-        raise UserError(f"{data.path} has actions or proprioception that are not finite; collect it again")
-    return proprio_all, np.clip(actions_all, -1.0, 1.0)
+    def tensors(self) -> dict[str, Tensor]:
+        """Return them by name, as they are stored."""
+        return {
+            f"{name}.{part}": torch.from_numpy(getattr(scaling, part))
+            for name, scaling in self._asdict().items()
+            if scaling is not None
+            for part in ("shift", "scale")
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Scalings:
+        """Take them from stored tensors."""
+        found = {
+            name: Scaling(tensors[f"{name}.shift"].numpy(), tensors[f"{name}.scale"].numpy())
+            for name in cls._fields
+            if f"{name}.shift" in tensors
+        }
+        return cls(**found)
 
 
-def load_bc_data(
-    data: DemonstrationFile,
-    vectors: tuple[np.ndarray, np.ndarray],
-    data_hash: str,
-    encoder: FrozenEncoder | None,
-    cameras: tuple[str, ...],
-    cache: Path,
-) -> BCData:
-    """Assemble features and actions, split by the file's masks.
-
-    Args:
-        data: the demonstrations.
-        vectors: what :func:`read_vectors` returned for them.
-        data_hash: hash of the file's content, for the cache of embeddings.
-        encoder: embeds the pictures; None for a blind policy.
-        cameras: whose pictures, in order; empty for a blind policy.
-        cache: folder of the cache of embeddings.
-    """
-    proprio, actions = vectors
-    of_demonstration = np.repeat(np.arange(len(data)), data.lengths)
-    train, valid = np.isin(of_demonstration, data.train), np.isin(of_demonstration, data.valid)
-    mean, std = proprio_statistics(proprio[train])
-    parts: list[np.ndarray] = []
-    if encoder is not None:
-        parts += [embed_demonstrations(data, data_hash, encoder, camera, cache) for camera in cameras]
-    parts.append(standardise(proprio, mean, std))
-    features = np.concatenate(parts, axis=1)
-    return BCData(
-        train_features=torch.from_numpy(features[train]),
-        train_actions=torch.from_numpy(actions[train]),
-        valid_features=torch.from_numpy(features[valid]),
-        valid_actions=torch.from_numpy(actions[valid]),
-        proprio_mean=torch.from_numpy(mean),
-        proprio_std=torch.from_numpy(std),
+def measure(files: Sequence[DemonstrationFile], recording: Recording, normalise_actions: str) -> Scalings:
+    """Take the scalings from the training episodes."""
+    train = [episode for episode in recording.episodes if episode.demo in files[episode.file].train]
+    states = [episode.state for episode in train if episode.state is not None]
+    return Scalings(
+        standard_scaling(np.concatenate([episode.proprio for episode in train])),
+        action_scaling(np.concatenate([episode.actions for episode in train]), normalise_actions),
+        standard_scaling(np.concatenate(states)) if states else None,
     )
+
+
+def assemble(
+    files: Sequence[DemonstrationFile],
+    recording: Recording,
+    scalings: Scalings,
+    embeddings: Sequence[Sequence[np.ndarray]] | None = None,
+    history: int = 1,
+    fusion: str = "concat",
+    live: bool = False,
+) -> BCData:
+    """Put rows together, file after file.
+
+    Args:
+        files: the demonstrations.
+        recording: what :func:`~rsp_robot.policies.episodes.read_recording` returned for them.
+        scalings: what :func:`measure` returned.
+        embeddings: for every file, for every camera what is seen of all its rows (those of quarantined episodes too);
+            None where nothing is seen.
+        history: embeddings per observation.
+        fusion: see :func:`~rsp_robot.policies.history.fuse`.
+        live: whether the network looks at the embeddings itself (frames, or tokens that it pools).
+    """
+    episodes = recording.episodes
+    lengths = np.array([len(episode.actions) for episode in episodes])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    split = {
+        "train": [episode.demo in files[episode.file].train for episode in episodes],
+        "valid": [episode.demo in files[episode.file].valid for episode in episodes],
+    }
+    number_of_row = np.repeat(np.arange(len(episodes)), lengths)
+    rows = {name: np.flatnonzero(np.array(chosen)[number_of_row]) for name, chosen in split.items()}
+    first, last = torch.from_numpy(starts[number_of_row]), torch.from_numpy(ends[number_of_row] - 1)
+    vectors = torch.from_numpy(scalings.proprio.apply(np.concatenate([episode.proprio for episode in episodes])))
+    pictures = None
+    if embeddings is not None:
+        pictures = Rows(embeddings, _rows_in_files(files, recording))
+    elif scalings.state is not None:
+        seen = [episode.state for episode in episodes if episode.state is not None]
+        states = scalings.state.apply(np.concatenate(seen))
+        pictures = Rows([[states]], np.arange(len(states)))
+    if pictures is not None and not live:
+        vectors = torch.cat([fuse_rows(pictures, first, last, history, fusion), vectors], dim=1)
+        pictures = None
+    return BCData(
+        vectors=vectors,
+        actions=torch.from_numpy(scalings.actions.apply(np.concatenate([episode.actions for episode in episodes]))),
+        first=first,
+        last=last,
+        task=torch.from_numpy(np.array([recording.task_of_file[episode.file] for episode in episodes])[number_of_row]),
+        train=torch.from_numpy(rows["train"]),
+        valid=torch.from_numpy(rows["valid"]),
+        pictures=pictures,
+    )
+
+
+def _rows_in_files(files: Sequence[DemonstrationFile], recording: Recording) -> np.ndarray:
+    """Return where the rows of the episodes are among the rows of all files, int64 ``(N,)``."""
+    of_file = np.cumsum([0] + [sum(file.lengths) for file in files])
+    of_episode = [of_file[number] + np.cumsum((0, *file.lengths)) for number, file in enumerate(files)]
+    kept = [of_episode[episode.file][episode.demo] + np.arange(len(episode.actions)) for episode in recording.episodes]
+    return np.concatenate(kept)
+
+
+def fuse_rows(pictures: Rows, first: Tensor, last: Tensor, history: int, fusion: str) -> Tensor:
+    """Return the embeddings of every row with those before it, float32 ``(N, C * history * D)``."""
+    parts = []
+    for rows in torch.arange(len(pictures)).split(FUSED_AT_ONCE):
+        around = window_rows(rows, first, last, history - 1, 1)
+        seen = torch.from_numpy(pictures.take(around.numpy()).astype(np.float32, copy=False))
+        parts.append(fuse(seen, history, fusion).flatten(1))
+    return torch.cat(parts)
+
+
+def read_frames(files: Sequence[DemonstrationFile], cameras: Sequence[str]) -> list[list[np.ndarray]]:
+    """Read all pictures into memory: for every file and camera uint8 ``(N, H, W, 3)``.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    shapes = [(sum(file.lengths), *file.read_frames(0, cameras[0], [0]).shape[1:]) for file in files]
+    needed, free = len(cameras) * sum(int(np.prod(shape)) for shape in shapes), available_memory()
+    if needed > free:
+        raise UserError(
+            f"the pictures need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are available; use fewer "
+            "demonstrations or cameras or smaller pictures, or a frozen encoder without augmentation"
+        )
+    total = len(cameras) * sum(shape[0] for shape in shapes)
+    read: list[list[np.ndarray]] = []
+    with Progress("read pictures", total=total, unit="frames") as bar:
+        for file, shape in zip(files, shapes, strict=True):
+            read.append([])
+            for camera in cameras:
+                frames = np.empty(shape, np.uint8)
+                start = 0
+                for index, length in enumerate(file.lengths):
+                    frames[start : start + length] = file.read_frames(index, camera)
+                    start += length
+                    bar.update(length)
+                read[-1].append(frames)
+    return read

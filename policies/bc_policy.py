@@ -1,102 +1,140 @@
-"""The policy that behaviour cloning gives: a head behind a frozen encoder, and how it is loaded from its folder."""
+"""The policy that behaviour cloning gives: its network and eyes, what it remembers of an episode, how it is loaded."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rsp_robot.errors import UserError
-from rsp_robot.policies.bc_data import standardise
-from rsp_robot.policies.embeddings import encode_rows
-from rsp_robot.policies.heads import MLPHead
+from rsp_robot.errors import UserError, unknown_name
+from rsp_robot.policies.bc_data import Sample, Scalings
+from rsp_robot.policies.embeddings import embedding_shape, encode_rows
+from rsp_robot.policies.eyes import build_eyes
+from rsp_robot.policies.heads import find_head
+from rsp_robot.policies.history import Past
+from rsp_robot.policies.network import NetworkShape, PolicyNetwork
+from rsp_robot.policies.observations import check_frames, check_vector
+from rsp_robot.policies.sight import FROZEN, with_pooling
 from rsp_robot.policies.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.encoder import FrozenEncoder
 
 
+class Memory:
+    """What is remembered of one episode."""
+
+    def __init__(self, history: int, seed: int) -> None:
+        self.past = Past(history)
+        self.head: Any = None
+        self.generator = torch.Generator().manual_seed(seed)
+
+
 class BCPolicy:
-    """A trained head behind its encoder; see :class:`~rsp_robot.policies.policy.Policy`. It has no memory.
+    """A trained network behind its eyes; see :class:`~rsp_robot.policies.policy.Policy`.
 
     Attributes:
+        network: features and head; on the CPU.
+        eyes: the frozen encoder, or eyes of the policy's own; None where it does not look at pictures.
         cameras: whose pictures it takes, in order.
-        image_size, quality: of the pictures it was trained on (None for a blind policy).
+        state: whether it takes the simulator's state.
+        image_size, quality: of the pictures it was trained on (None without pictures).
+        tasks: the tasks it was trained on.
+        task: the number of the one it acts for.
         fingerprint: hash of everything its actions depend on.
     """
 
     def __init__(
         self,
-        head: MLPHead,
-        encoder: FrozenEncoder | None,
-        cameras: tuple[str, ...],
-        proprio_mean: np.ndarray,
-        proprio_std: np.ndarray,
+        network: PolicyNetwork,
+        scalings: Scalings,
+        cameras: tuple[str, ...] = (),
         image_size: int | None = None,
         quality: str | None = None,
+        tasks: tuple[str, ...] = ("",),
+        task: int = 0,
         fingerprint: str = "",
     ) -> None:
-        self.head = head.eval().requires_grad_(False)
-        self.encoder, self.cameras = encoder, cameras
-        self.proprio_mean, self.proprio_std = proprio_mean, proprio_std
-        self.image_size, self.quality, self.fingerprint = image_size, quality, fingerprint
+        self.network = network.eval().requires_grad_(False)
+        self.eyes = network.eyes
+        self.scalings, self.cameras, self.state = scalings, cameras, scalings.state is not None
+        self.image_size, self.quality = image_size, quality
+        self.tasks, self.task, self.fingerprint = tasks, task, fingerprint
+        self._memories: dict[int, Memory] = {}
 
     def reset(self, ids: Sequence[int]) -> None:
-        """Do nothing: there is no memory."""
+        """Begin an episode for each id; what the head draws in it depends on the id alone."""
+        for number in ids:
+            self._memories[number] = self._new_memory(number)
 
     def act(self, observations: Mapping[str, np.ndarray], ids: Sequence[int] | None = None) -> np.ndarray:
-        """Choose actions; each row depends on its own observation alone, to the last bit.
+        """Choose actions; each row depends on its own episode alone, to the last bit.
 
         Args:
-            observations: pictures of :attr:`cameras` and ``"proprio"``, one row per episode.
-            ids: not used.
+            observations: pictures of :attr:`cameras`, ``"proprio"``, and ``"state"`` where :attr:`state` says so; one
+                row per episode.
+            ids: which episode each row belongs to; without them each row is the first of an episode.
 
         Returns:
             float32 ``(B, A)`` in [-1, 1].
 
         Raises:
-            UserError: pictures of another size than in training, or proprioception of another width.
+            UserError: a part of the observation is missing, or unlike those in training.
         """
-        proprio = np.asarray(observations["proprio"], np.float32)
-        if proprio.ndim != 2 or proprio.shape[1] != len(self.proprio_mean):
-            raise UserError(
-                f"the policy was trained with {len(self.proprio_mean)} numbers of proprioception, got shape "
-                f"{proprio.shape}; use the task it was trained on"
-            )
-        parts = []
-        for camera in self.cameras:
-            frames = observations[camera]
-            if self.image_size is not None and frames.shape[1:3] != (self.image_size, self.image_size):
-                raise UserError(
-                    f"the policy was trained on pictures of {self.image_size} pixels, got {frames.shape[1:3]} from "
-                    f"{camera}; set image_size to {self.image_size}"
-                )
-            assert self.encoder is not None
-            parts.append(encode_rows(self.encoder, frames))
-        parts.append(standardise(proprio, self.proprio_mean, self.proprio_std))
-        features = torch.from_numpy(np.concatenate(parts, axis=1))
+        proprio = self.scalings.proprio.apply(check_vector(observations, "proprio", self.scalings.proprio.width))
+        pictures = self._look(observations)
+        memories = [self._new_memory(0) for _ in proprio] if ids is None else [self._recall(number) for number in ids]
+        if len(memories) != len(proprio) or (pictures is not None and len(pictures) != len(proprio)):
+            raise UserError("pictures, proprioception and ids must have one row per episode; give as many of each")
+        actions = []
         with one_thread(), torch.inference_mode():
             # Row by row, for the reason given at encode_rows.
-            rows = [self.head(features[i : i + 1].clone()) for i in range(len(features))]
-        return np.asarray(torch.cat(rows).clamp(-1, 1).numpy())
+            for row, memory in enumerate(memories):
+                seen = None if pictures is None else torch.from_numpy(pictures[row].copy())
+                actions.append(self._act(torch.from_numpy(proprio[row].copy()), seen, memory))
+        width = self.scalings.actions.width
+        return np.clip(np.concatenate(actions), -1.0, 1.0) if actions else np.zeros((0, width), np.float32)
+
+    def _act(self, proprio: Tensor, pictures: Tensor | None, memory: Memory) -> np.ndarray:
+        """Act on one row: proprioception ``(P,)`` and embeddings ``(C, ...)``; float32 ``(1, A)``, not clipped."""
+        past = None if pictures is None else memory.past.add(pictures)
+        sample = Sample(proprio[None, None], past, torch.tensor([self.task]))
+        action, memory.head = self.network.head.act(self.network.features(sample), memory.head, memory.generator)
+        return self.scalings.actions.undo(action.numpy())
+
+    def _look(self, observations: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Return the embeddings ``(B, C, ...)`` of what is seen; None for a blind policy."""
+        if self.scalings.state is not None:
+            return self.scalings.state.apply(check_vector(observations, "state", self.scalings.state.width))[:, None]
+        frames = [check_frames(observations, camera, self.image_size) for camera in self.cameras]
+        if self.eyes is None:
+            return None
+        return np.stack([encode_rows(self.eyes, each) for each in frames], axis=1)  # type: ignore[arg-type]
+
+    def _new_memory(self, number: int) -> Memory:
+        return Memory(self.network.shape.history, number)
+
+    def _recall(self, number: int) -> Memory:
+        if number not in self._memories:
+            self._memories[number] = self._new_memory(number)
+        return self._memories[number]
 
 
-def _encoder_for(folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None) -> FrozenEncoder | None:
+def _encoder_for(
+    folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None, allow_mismatch: bool
+) -> FrozenEncoder:
     """Return the encoder given, or the one that was there at training time; check that it is the policy's.
 
     Raises:
         UserError: it is not, or is nowhere to be found.
     """
     wanted = config["encoder"]
-    if wanted is None:
-        if encoder is not None:
-            raise UserError(f"the policy in {folder} is blind and takes no encoder; load it without one")
-        return None
     if encoder is None:
         if wanted["source"] is None:
             raise UserError(f"the policy in {folder} does not know where its encoder is; give the encoder")
@@ -107,40 +145,87 @@ def _encoder_for(folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder
             encoder = FrozenEncoder.load(beside if beside.exists() else wanted["source"])
         except UserError as error:
             raise UserError(f"the encoder of the policy in {folder} does not load: {error}") from None
-    if encoder.fingerprint != wanted["fingerprint"]:
+    encoder = with_pooling(encoder, config["eyes"]["pooling"])
+    fingerprint = encoder.fingerprint
+    if fingerprint != wanted["fingerprint"]:
+        differs = f"the policy in {folder} was trained with encoder {wanted['fingerprint']}, this is {fingerprint}"
+        if not allow_mismatch:
+            raise UserError(f"{differs}; give that encoder, train the policy again, or insist with --allow-mismatch")
+        warnings.warn(differs, stacklevel=4)
+    shape, expected = embedding_shape(encoder), tuple(config["network"]["embedding"])
+    if shape != expected:
         raise UserError(
-            f"the policy in {folder} was trained with encoder {wanted['fingerprint']}, this is {encoder.fingerprint}; "
-            "give that encoder, or train the policy again"
+            f"the encoder gives embeddings of shape {shape}, the policy in {folder} takes {expected}; give another one"
         )
     return encoder
 
 
+def _eyes_for(
+    folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None, allow_mismatch: bool
+) -> nn.Module | None:
+    """Return what the policy looks with."""
+    kind = config["eyes"]["kind"]
+    if kind == FROZEN:
+        return _encoder_for(folder, config, encoder, allow_mismatch)
+    if encoder is not None:
+        reason = {"blind": "is blind", "state": "sees the state"}.get(kind, "has eyes of its own")
+        raise UserError(f"the policy in {folder} {reason} and takes no encoder; load it without one")
+    return build_eyes(config["eyes"]) if kind in ("scratch", "finetuned") else None
+
+
+def _choose_task(folder: Path, tasks: Sequence[str], task: str | None) -> int:
+    """Return the number of the task to act for.
+
+    Raises:
+        UserError: there are several and none of them was named.
+    """
+    if len(tasks) == 1:
+        return 0
+    if task is None:
+        raise UserError(f"the policy in {folder} knows several tasks; name one of: {', '.join(tasks)}")
+    if task not in tasks:
+        raise unknown_name("task of this policy", task, tasks)
+    return tasks.index(task)
+
+
 def load_bc(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], encoder: FrozenEncoder | None
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    encoder: FrozenEncoder | None,
+    *,
+    task: str | None = None,
+    allow_mismatch: bool = False,
 ) -> BCPolicy:
     """Build the policy from the parts of its folder; :func:`~rsp_robot.policies.policy.load_policy` calls this.
 
     Raises:
-        UserError: another encoder than in training, or it is not found.
+        UserError: another encoder than in training, or it is not found; no such task; parts that do not fit.
     """
-    shape = config["head"]
-    head = MLPHead(
-        shape["inputs"],
-        shape["outputs"],
-        shape["hidden"],
-        shape["activation"],
-        generator=torch.Generator().manual_seed(0),
-    )
-    head.load_state_dict(
-        {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
-    )
+    number = _choose_task(folder, config["tasks"], task)
+    eyes = _eyes_for(folder, config, encoder, allow_mismatch)
+    entry = find_head(config["head"]["name"])
+    state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    try:
+        settings = entry.config(**_as_tuples(config["head"]["settings"]))
+        shape = NetworkShape(**_as_tuples(config["network"]))
+        network = PolicyNetwork(shape, entry, settings, eyes, generator=torch.Generator().manual_seed(0))
+        network.load_stored_state(state)
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"the policy in {folder} was written by another version ({reason}); train it again") from None
     return BCPolicy(
-        head,
-        _encoder_for(folder, config, encoder),
+        network,
+        Scalings.from_tensors(tensors),
         tuple(config["cameras"]),
-        tensors["proprio.mean"].numpy(),
-        tensors["proprio.std"].numpy(),
         config["image_size"],
         config["quality"],
+        tuple(config["tasks"]),
+        number,
         config["fingerprint"],
     )
+
+
+def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a dataclass as they were before JSON made lists of its tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -7,15 +7,15 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.files import atomic_path
 from rsp_robot.machine import available_cores
+from rsp_robot.policies.embedding_cache import EmbeddingCache
+from rsp_robot.policies.embedding_entry import Identity
 from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 DATA_BATCH = 32
 """Pictures per forward pass over a demonstration file; the last batch is padded, so that every pass has one shape."""
+READ_FRAMES = 256
+"""Pictures read from a demonstration file at a time."""
+LARGEST_HALF = float(np.finfo(np.float16).max)
 ACT_BATCH = 8
 """The same for acting on an accelerator. On the CPU pictures are encoded one by one."""
 
@@ -34,8 +37,13 @@ def encoder_device(encoder: FrozenEncoder) -> torch.device:
     return next(encoder.parameters()).device
 
 
+def embedding_shape(encoder: FrozenEncoder) -> tuple[int, ...]:
+    """Return the shape of one embedding: ``(dim,)``, or ``(N, D)`` of an encoder that gives all its tokens."""
+    return tuple(encoder.embedding_shape)
+
+
 def _encode_padded(encoder: FrozenEncoder, frames: np.ndarray, size: int) -> np.ndarray:
-    """Encode at most ``size`` frames ``(B, H, W, 3)`` in one pass of exactly ``size``; return float32 ``(B, dim)``."""
+    """Encode at most ``size`` frames ``(B, H, W, 3)`` in one pass of exactly ``size``; return float32 rows."""
     count = len(frames)
     if count < size:
         frames = np.concatenate([frames, np.zeros((size - count, *frames.shape[1:]), frames.dtype)])
@@ -56,11 +64,11 @@ def encode_rows(encoder: FrozenEncoder, frames: np.ndarray) -> np.ndarray:
         frames: uint8 RGB ``(B, H, W, 3)``.
 
     Returns:
-        float32 ``(B, dim)``.
+        float32 ``(B, *encoder.embedding_shape)``.
     """
     size = 1 if encoder_device(encoder).type == "cpu" else ACT_BATCH
     parts = [_encode_padded(encoder, frames[start : start + size], size) for start in range(0, len(frames), size)]
-    return np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
+    return np.concatenate(parts) if parts else np.zeros((0, *embedding_shape(encoder)), np.float32)
 
 
 def _rechunk(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -68,12 +76,12 @@ def _rechunk(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     held: list[np.ndarray] = []
     count = 0
     for array in arrays:
+        while count + len(array) >= size:
+            missing = size - count
+            yield np.concatenate([*held, array[:missing]])
+            held, count, array = [], 0, array[missing:]
         held.append(array)
         count += len(array)
-        while count >= size:
-            joined = np.concatenate(held)
-            yield joined[:size]
-            held, count = [joined[size:]], count - size
     if count:
         yield np.concatenate(held)
 
@@ -81,7 +89,7 @@ def _rechunk(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 def encode_stream(
     encoder: FrozenEncoder, videos: Iterable[np.ndarray], threads: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Encode a stream of videos; yield float32 ``(<= 32, dim)`` pieces in order.
+    """Encode a stream of videos; yield float32 ``(<= 32, *encoder.embedding_shape)`` pieces in order.
 
     On the CPU several batches are encoded at a time, each on one thread: faster than many threads on one small batch,
     and the result does not depend on their number.
@@ -116,58 +124,71 @@ def content_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_cached(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the cached array where it is whole and of the shape expected, else None."""
-    if not path.is_file():
-        return None
-    try:
-        cached = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        return None
-    return cached if cached.shape == shape and cached.dtype == np.float32 else None
-
-
 def embed_demonstrations(
-    data: DemonstrationFile, data_hash: str, encoder: FrozenEncoder, camera: str, cache: str | os.PathLike[str]
+    data: DemonstrationFile,
+    data_hash: str,
+    encoder: FrozenEncoder,
+    camera: str,
+    cache: EmbeddingCache | None = None,
+    *,
+    half: bool = False,
+    threads: int | None = None,
 ) -> np.ndarray:
     """Return the embedding of every frame of one camera, from the cache or computed into it.
 
-    The cache file is named by what the embeddings depend on: the encoder's fingerprint, the data's content, the camera,
-    and the kind of device. It is written atomically; deleting the cache folder loses nothing but time.
+    An entry is addressed by what the embeddings depend on: the encoder's fingerprint, the data's content, the camera,
+    the precision they are stored in, and the kind of device. Work that was cut short goes on where it stopped.
 
     Args:
         data: the demonstrations.
         data_hash: :func:`content_hash` of their file.
         encoder: the frozen encoder.
         camera: whose pictures.
-        cache: folder of the cache.
+        cache: where embeddings are kept; the user's own cache by default.
+        half: keep float16: half the bytes, and some 3 digits.
+        threads: see :func:`encode_stream`.
 
     Returns:
-        float32 ``(sum of the demonstrations' lengths, dim)``, read-only memory map, demonstrations one after the other.
+        float32 or float16 ``(sum of the demonstrations' lengths, *encoder.embedding_shape)``, read-only memory map,
+        demonstrations one after the other.
 
     Raises:
-        UserError: an embedding is not finite.
+        UserError: an embedding is not finite, or too large for half precision.
     """
+    cache = EmbeddingCache.default() if cache is None else cache
+    frames = int(sum(data.lengths))
+    dtype = "float16" if half else "float32"
     device = encoder_device(encoder).type
-    key = hashlib.sha256(f"{encoder.fingerprint}|{data_hash}|{camera}|{device}".encode()).hexdigest()[:20]
-    path = Path(cache) / f"{key}.npy"
-    shape = (int(sum(data.lengths)), int(encoder.dim))
-    cached = _read_cached(path, shape)
-    if cached is not None:
-        return cached
-    videos = (data.read_frames(i, camera, np.arange(length)) for i, length in enumerate(data.lengths))
-    with atomic_path(path) as temporary, Progress(f"embed {camera}", total=shape[0], unit="frames") as bar:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        start = 0
-        for piece in encode_stream(encoder, videos):
-            if not np.isfinite(piece).all():
-                raise UserError(
-                    "the encoder gives embeddings that are not finite; its weights are damaged, train it again"
-                )
-            out[start : start + len(piece)] = piece
-            start += len(piece)
-            bar.update(len(piece))
-        out.flush()
-        del out
-    result: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return result
+    identity = Identity(encoder.fingerprint, data_hash, camera, (frames, *embedding_shape(encoder)), dtype, device)
+
+    def encode(start: int) -> Iterator[np.ndarray]:
+        with Progress(f"embed {camera}", total=frames, unit="frames", done=start) as bar:
+            for piece in encode_stream(encoder, _read_from(data, camera, start), threads):
+                yield _stored(piece, dtype)
+                bar.update(len(piece))
+
+    return cache.fetch(identity, encode, source=str(encoder.source or ""), data=data.path.name)
+
+
+def _read_from(data: DemonstrationFile, camera: str, start: int) -> Iterator[np.ndarray]:
+    """Yield the frames of all demonstrations from row ``start`` on, some at a time."""
+    for index, length in enumerate(data.lengths):
+        for first in range(min(start, length), length, READ_FRAMES):
+            yield data.read_frames(index, camera, np.arange(first, min(first + READ_FRAMES, length)))
+        start = max(0, start - length)
+
+
+def _stored(piece: np.ndarray, dtype: str) -> np.ndarray:
+    """Return embeddings as they are kept.
+
+    Raises:
+        UserError: they are not finite, or are not in half precision.
+    """
+    if not np.isfinite(piece).all():
+        raise UserError("the encoder gives embeddings that are not finite; its weights are damaged, train it again")
+    largest = float(np.abs(piece).max(initial=0.0))
+    if dtype == "float16" and largest > LARGEST_HALF:
+        raise UserError(
+            f"the encoder gives embeddings up to {largest:.3g}, half precision ends at {LARGEST_HALF:g}; leave half off"
+        )
+    return piece.astype(dtype, copy=False)

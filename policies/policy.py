@@ -1,7 +1,7 @@
 """What a policy is, and the folder it is kept in: ``config.json`` + ``model.safetensors``.
 
-A new kind of policy is one file with a loader ``(folder, config, tensors, encoder) -> Policy`` and one line in
-:data:`KINDS`; another package adds its own through the entry-point group ``rsp_robot.policies``.
+A new kind of policy is one file with a loader ``(folder, config, tensors, encoder, *, task, allow_mismatch) -> Policy``
+and one line in :data:`KINDS`; another package adds its own through the entry-point group ``rsp_robot.policies``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 
     from rsp_robot.encoder import FrozenEncoder
 
-KINDS = {"behaviour_cloning": "rsp_robot.policies.bc_policy:load_bc"}
-FORMAT = 1
+KINDS = {
+    "behaviour_cloning": "rsp_robot.policies.bc_policy:load_bc",
+    "reinforcement_learning": "rsp_robot.policies.rl.rl_policy:load_rl",
+}
+FORMAT = 2
+ACTS = ("kind", "cameras", "image_size", "tasks", "network", "head", "eyes")
+"""Entries of ``config.json`` that actions depend on."""
 
 
 class Policy(Protocol):
@@ -35,7 +41,7 @@ class Policy(Protocol):
 
     A policy may also have the attributes ``image_size`` (pixels), ``quality`` (of the rendering) and ``fingerprint``
     (str): evaluation then refuses pictures other than those it was trained on, and rows of another policy of the same
-    name.
+    name. With an attribute ``state`` that is True it is shown the simulator's state as well.
     """
 
     cameras: tuple[str, ...]
@@ -53,7 +59,7 @@ class Policy(Protocol):
 
         Args:
             observations: ``"<camera>"`` uint8 ``(B, H, W, 3)`` for each of :attr:`cameras`, ``"proprio"`` float32 ``(B,
-                P)``.
+                P)``, and ``"state"`` float32 ``(B, S)`` where the policy asks for it.
             ids: which episode each row belongs to, ``B`` of them. A policy without memory ignores it.
 
         Returns:
@@ -71,7 +77,7 @@ def policy_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, torch.Te
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().contiguous().numpy()
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    relevant = {key: config.get(key) for key in ("kind", "cameras", "image_size", "head")}
+    relevant = {key: config.get(key) for key in ACTS}
     relevant["encoder"] = (config.get("encoder") or {}).get("fingerprint")
     digest.update(json.dumps(relevant, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
@@ -145,13 +151,20 @@ def read_policy_folder(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, 
     return path, config, tensors
 
 
-def check_simulators(folder: Path, recorded: Mapping[str, str], installed: Mapping[str, str] | None = None) -> None:
+def check_simulators(
+    folder: Path,
+    recorded: Mapping[str, str],
+    installed: Mapping[str, str] | None = None,
+    *,
+    allow_mismatch: bool = False,
+) -> None:
     """Refuse a policy whose demonstrations come from another version of its simulator.
 
     Args:
         folder: named in the message.
         recorded: ``{package: version}`` at collection; other packages than simulators are ignored.
         installed: the same for now; by default what is installed.
+        allow_mismatch: only warn.
 
     Raises:
         UserError: a simulator is installed in another version, or not at all.
@@ -159,31 +172,42 @@ def check_simulators(folder: Path, recorded: Mapping[str, str], installed: Mappi
     now = simulator_versions() if installed is None else installed
     for name, number in recorded.items():
         if number != now.get(name):
-            raise UserError(
+            differs = (
                 f"the policy in {folder} was trained on demonstrations from {name} {number}, but "
-                f"{now.get(name, 'none')} is installed; install {name}=={number}, or collect and train again"
+                f"{now.get(name, 'none')} is installed"
             )
+            if not allow_mismatch:
+                raise UserError(
+                    f"{differs}; install {name}=={number}, collect and train again, or insist with --allow-mismatch"
+                )
+            warnings.warn(differs, stacklevel=3)
 
 
 def load_policy(
-    folder: str | os.PathLike[str], encoder: FrozenEncoder | None = None, *, any_simulator: bool = False
+    folder: str | os.PathLike[str],
+    encoder: FrozenEncoder | None = None,
+    *,
+    task: str | None = None,
+    allow_mismatch: bool = False,
 ) -> Policy:
     """Load a policy from its folder or from the run folder around it.
 
     Args:
         folder: written by training.
         encoder: the frozen encoder it looks through. By default it is loaded from where it was at training time.
-        any_simulator: load it although another simulator version is installed.
+        task: the task that a policy of several tasks is to act for; one of a single task needs none.
+        allow_mismatch: load it although the encoder is another one or another simulator version is installed, with a
+            warning.
 
     Raises:
-        UserError: no policy there, a damaged one, another encoder, another simulator version.
+        UserError: no policy there, a damaged one, another encoder, another simulator version, no such task.
     """
     path, config, tensors = read_policy_folder(folder)
-    if not any_simulator:
-        check_simulators(path, config.get("simulators", {}))
+    check_simulators(path, config.get("simulators", {}), allow_mismatch=allow_mismatch)
     homes = KINDS | {point.name: point.value for point in entry_points(group="rsp_robot.policies")}
     if config["kind"] not in homes:
         raise unknown_name("kind of policy", config["kind"], homes)
     module, _, attribute = homes[config["kind"]].partition(":")
-    policy: Policy = getattr(import_module(module), attribute)(path, config, tensors, encoder)
+    loader = getattr(import_module(module), attribute)
+    policy: Policy = loader(path, config, tensors, encoder, task=task, allow_mismatch=allow_mismatch)
     return policy

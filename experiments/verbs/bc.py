@@ -1,4 +1,4 @@
-"""``rsp-robot bc``: load a frozen encoder, or none, and train a policy on it by behaviour cloning."""
+"""``rsp-robot bc``: train a policy by behaviour cloning on whatever it sees with."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import tyro
 
 from rsp_robot.policies.behaviour_cloning import BCConfig, train_bc
 
-NO_ENCODER = "none"
-
 
 @dataclass(frozen=True)
 class BCCommand:
-    """What a policy is trained on, through which eyes, and where it goes."""
+    """What a policy is trained on, what it sees with, and where it goes.
 
-    data: Path
-    """Demonstrations, *.hdf5."""
+    Only what comes after the frozen encoder learns, except with --encoder scratch or --finetune. The settings of each
+    head are under its name: --head gmm --gmm.modes 5.
+    """
+
+    data: tuple[Path, ...]
+    """Demonstrations, *.hdf5; files of several tasks make one policy for all of them."""
     out: Path
     """Run folder to write; the same command again continues what is there."""
-    encoder: str = NO_ENCODER
-    """Encoder folder, run folder of `rsp-robot pretrain`, or random:<arch>; none trains a blind policy."""
+    encoder: str = "none"
+    """Anything that loads as an encoder: an encoder folder, a run folder of `rsp-robot pretrain`, a published
+    checkpoint, timm:<model>, random:<arch>; or scratch (a small CNN that is trained with the policy), state (the
+    simulator's state instead of pictures), none (blind: proprioception alone)."""
     bc: Annotated[BCConfig, tyro.conf.arg(name="")] = field(default_factory=BCConfig)
 
 
@@ -30,7 +34,6 @@ def bc(command: BCCommand) -> Path:
     """Train the policy; return its folder.
 
     Raises:
-        UserError: the data or the encoder cannot be read, or ``out`` holds another run.
+        UserError: the data or the encoder cannot be read, settings do not go together, or ``out`` holds another run.
     """
-    encoder = None if command.encoder == NO_ENCODER else command.encoder
-    return train_bc(command.data, encoder, command.out, command.bc)
+    return train_bc(command.data, command.encoder, command.out, command.bc)

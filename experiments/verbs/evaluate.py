@@ -37,7 +37,11 @@ def run_evaluation(command: EvaluateCommand) -> Path:
     from rsp_robot.policies.policy import load_policy  # torch only now, so that a mistake in the line is told at once
 
     config = command.evaluation
-    rows = evaluate({name: load_policy(folder) for name, folder in folders.items()}, config)
+    policies = {
+        name: load_policy(folder, task=config.task, allow_mismatch=config.allow_mismatch)
+        for name, folder in folders.items()
+    }
+    rows = evaluate(policies, config)
     results = Results(
         title="Evaluation",
         task=config.task,

@@ -15,6 +15,8 @@ class TinyEncoder(nn.Module):
     """Stands in for a FrozenEncoder: mean colour of each quarter of the picture, through a fixed linear map."""
 
     dim = 6
+    embedding_shape = (6,)
+    pooling = "mean"
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -31,6 +33,13 @@ class TinyEncoder(nn.Module):
         self.passes.append(len(frames))
         pictures = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 255
         return nn.functional.adaptive_avg_pool2d(pictures, 2).flatten(1) @ self.weight
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the tests' embeddings apart from the user's."""
+    monkeypatch.setenv("RSP_ROBOT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -55,6 +64,7 @@ def record(seed: int, length: int, cameras: tuple[str, ...], blind_task: bool) -
         frames[..., :2] = (128 + 60 * goal).astype(np.uint8)
         frames[..., 2] = rng.integers(0, 255, (length, 1, 1))
         observations[camera] = frames
+    observations["state"] = np.c_[position, np.tile(goal, (length, 1))].astype(np.float32)
     return Demonstration(
         observations=observations,
         actions=(0.4 * wanted + rng.normal(0, 0.01, (length, 2))).astype(np.float32),
@@ -70,11 +80,11 @@ def record(seed: int, length: int, cameras: tuple[str, ...], blind_task: bool) -
 def make_data(tmp_path: Path):
     def make(
         name: str = "demos.hdf5", count: int = 20, cameras: tuple[str, ...] = ("front",), blind_task: bool = False,
-        versions: dict[str, str] | None = None, first_seed: int = 0,
+        versions: dict[str, str] | None = None, first_seed: int = 0, task: str = "toy/reach",
     ) -> Path:  # fmt: skip
         demonstrations = [record(first_seed + seed, 10 + seed % 3, cameras, blind_task) for seed in range(count)]
         info = DemonstrationInfo(
-            task="toy/reach", cameras=cameras, image_size=16 if cameras else 0, quality="lean", versions=versions or {}
+            task=task, cameras=cameras, image_size=16 if cameras else 0, quality="lean", versions=versions or {}
         )
         write_demonstrations(tmp_path / name, demonstrations, info)
         return tmp_path / name

@@ -44,6 +44,8 @@ def test_fingerprint_is_of_what_acts(tmp_path):
     assert base != policy_fingerprint(CONFIG, {"b": torch.ones(2)})
     assert base != policy_fingerprint({**CONFIG, "encoder": {"fingerprint": "e2"}}, tensors)
     assert base != policy_fingerprint({**CONFIG, "image_size": 32}, tensors)
+    assert base != policy_fingerprint({**CONFIG, "network": {"history": 2}}, tensors)
+    assert base != policy_fingerprint({**CONFIG, "eyes": {"kind": "frozen", "pooling": "mean"}}, tensors)
     assert policy_fingerprint({**CONFIG, "encoder": None}, tensors)
 
 
@@ -56,11 +58,12 @@ def test_a_failing_write_leaves_the_old_policy(tmp_path):
 
 
 def test_the_loader_of_the_kind_is_called(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "echo", lambda *parts: parts, raising=False)
+    monkeypatch.setattr(module, "echo", lambda *parts, **named: (*parts, named), raising=False)
     monkeypatch.setitem(module.KINDS, "echo", "rsp_robot.policies.policy:echo")
     folder = save(tmp_path / "policy")
-    path, config, tensors, encoder = load_policy(folder, "an encoder")
+    path, config, tensors, encoder, named = load_policy(folder, "an encoder", task="toy/reach", allow_mismatch=True)
     assert (path, config["kind"], sorted(tensors), encoder) == (folder, "echo", ["a", "b"], "an encoder")
+    assert named == {"task": "toy/reach", "allow_mismatch": True}
 
 
 def edit(folder, change):
@@ -75,7 +78,11 @@ def edit(folder, change):
         (lambda f: (f / "config.json").unlink(), "holds no policy"),
         (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "config.json").write_text('{"arch": "vit"}'), "does not describe a policy"),
-        (lambda f: edit(f, lambda config: config.update(format=9)), "policy format 9, this version reads 1"),
+        (
+            lambda f: edit(f, lambda config: config.update(format=9)),
+            "policy format 9, this version reads 2; train",
+        ),
+        (lambda f: edit(f, lambda config: config.update(format=1)), "policy format 1, this version reads 2"),
         (lambda f: edit(f, lambda config: config.update(cameras=["side"])), "do not belong together"),
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"123"), "cannot be read"),
@@ -98,6 +105,8 @@ def test_other_simulator_versions_are_refused(tmp_path):
     check_simulators(tmp_path, {"mujoco": "3.3.0"}, {"mujoco": "3.3.0", "robosuite": "1.5.2"})
     with pytest.raises(UserError, match=r"from mujoco 3\.3\.0, but 3\.3\.7 is installed; install mujoco==3\.3\.0"):
         check_simulators(tmp_path, {"mujoco": "3.3.0"}, {"mujoco": "3.3.7"})
+    with pytest.warns(UserWarning, match=r"from mujoco 3\.3\.0, but 3\.3\.7 is installed$"):
+        check_simulators(tmp_path, {"mujoco": "3.3.0"}, {"mujoco": "3.3.7"}, allow_mismatch=True)
     with pytest.raises(UserError, match="but none is installed"):
         check_simulators(tmp_path, {"metaworld": "3.1.1"}, {})
 
