@@ -5,11 +5,12 @@ Pure functions of counts and booleans; :mod:`rsp_robot.experiments.results` turn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest, hypergeom, norm
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,29 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     low = 0.0 if successes == 0 else float(ci.low)
     high = 1.0 if successes == n else float(ci.high)
     return Interval(low, high)
+
+
+def wilson_of_rate(rate: float, n: float, confidence: float = 0.95, *, quantile: float | None = None) -> Interval:
+    """Wilson's score interval of ``rate`` from ``n`` episodes that need be neither a whole number nor all independent.
+
+    Args:
+        rate: estimate in [0, 1].
+        n: number of independent episodes that would tell as much, positive.
+        confidence: nominal coverage in (0, 1).
+        quantile: two-sided quantile to use in place of the normal one, such as Student's.
+
+    Raises:
+        ValueError: ``rate`` is outside [0, 1] or ``n`` not positive.
+
+    >>> wilson_of_rate(0.5, 10) == wilson_interval(5, 10)
+    True
+    """
+    if not 0 <= rate <= 1 or not n > 0:
+        raise ValueError(f"need a rate in [0, 1] and n > 0, got {rate} of {n}")
+    z = float(norm.ppf((1 + confidence) / 2)) if quantile is None else quantile
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Interval(0.0 if rate == 0 else centre - reach, 1.0 if rate == 1 else centre + reach)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -180,6 +204,108 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (m - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def mcnemar_stratified(counts: Sequence[tuple[int, int]]) -> float:
+    """Two-sided exact McNemar p-value over several tasks.
+
+    Given how many pairs of each task are discordant, each goes to either policy with probability 1/2 where the policies
+    do not differ, so that the sum over tasks is binomial again: stratifying and pooling the discordant pairs is the
+    same exact test.
+
+    Args:
+        counts: per task (only A succeeded, only B succeeded).
+
+    >>> mcnemar_stratified([(3, 0), (2, 0)])
+    0.0625
+    """
+    return mcnemar_exact(sum(a for a, _ in counts), sum(b for _, b in counts))
+
+
+def fisher_stratified(counts: Sequence[tuple[int, int, int, int]]) -> float:
+    """Two-sided exact p-value of two policies on start states of their own, over several tasks.
+
+    Given how often both succeeded together on each task, the successes of A are hypergeometric where the policies do
+    not differ; their sum over tasks is judged (Fisher's exact test for one task, the exact Mantel-Haenszel test for
+    several). Sums that are no likelier than the one seen count against it.
+
+    Args:
+        counts: per task (successes of A, episodes of A, successes of B, episodes of B).
+
+    >>> round(fisher_stratified([(8, 10, 1, 6)]), 3)
+    0.035
+    """
+    probabilities, seen = np.ones(1), 0
+    for successes_a, n_a, successes_b, n_b in counts:
+        lowest = max(0, successes_a + successes_b - n_b)
+        possible = np.arange(lowest, min(n_a, successes_a + successes_b) + 1)
+        law = hypergeom.pmf(possible, n_a + n_b, successes_a + successes_b, n_a)
+        probabilities, seen = np.convolve(probabilities, law), seen + successes_a - lowest
+    return min(1.0, float(probabilities[probabilities <= probabilities[seen] * (1 + 1e-9)].sum()))
+
+
+def episodes_needed(
+    p_a: float,
+    difference: float,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    *,
+    paired: bool = True,
+    discordant: float | None = None,
+) -> int:
+    """How many episodes each policy must play for a difference of success rates to be established.
+
+    Paired: the exact McNemar test (:func:`mcnemar_exact`) on equal start states. The normal approximation (Connor 1987,
+    "Sample size for testing differences in proportions for the paired-sample design") starts the search, the power of
+    the exact test ends it. Unpaired: the normal approximation for two independent proportions (Fleiss 1981).
+
+    Args:
+        p_a: success rate of one policy, in [0, 1].
+        difference: of the two success rates, in [-1, 1] and not 0; the other policy's is ``p_a - difference``, or where
+            that is outside [0, 1] ``p_a + difference``.
+        power: probability that the test establishes a difference that is there.
+        alpha: level of the two-sided test.
+        paired: whether both play the same start states.
+        discordant: share of start states on which the outcomes differ, at least the difference; where it is not known,
+            that of outcomes which do not depend on the start state, which is on the safe side.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    >>> episodes_needed(0.5, 0.2), episodes_needed(0.5, 0.2, paired=False), episodes_needed(0.5, 0.2, discordant=0.3)
+    (103, 93, 61)
+    """
+    if not 0 <= p_a <= 1 or not 0 < abs(difference) <= 1 or not 0 < power < 1 or not 0 < alpha < 1:
+        raise ValueError("need p_a in [0, 1], a difference in [-1, 1] that is not 0, power and alpha in (0, 1)")
+    p_b = p_a - difference if 0 <= p_a - difference <= 1 else p_a + difference
+    if not 0 <= p_b <= 1:
+        raise ValueError(f"no success rate differs from {p_a} by {difference}")
+    d, z_alpha, z_power = abs(difference), float(norm.ppf(1 - alpha / 2)), float(norm.ppf(power))
+    if not paired:
+        p = (p_a + p_b) / 2
+        apart = math.sqrt(p_a * (1 - p_a) + p_b * (1 - p_b))
+        return math.ceil(((z_alpha * math.sqrt(2 * p * (1 - p)) + z_power * apart) / d) ** 2)
+    share = p_a * (1 - p_b) + p_b * (1 - p_a) if discordant is None else discordant
+    if not d - 1e-12 <= share <= 1:
+        raise ValueError(f"need a share of discordant pairs between the difference and 1, got {share}")
+    share = max(share, d)
+    n = math.ceil(((z_alpha * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) / d) ** 2)
+    while mcnemar_power(n, (share + d) / 2, (share - d) / 2, alpha) < power:
+        n += max(1, n // 200)
+    return n
+
+
+def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = 0.05) -> float:
+    """Probability that the exact McNemar test on ``n`` pairs rejects, given the shares of the discordant pairs."""
+    share = only_a + only_b
+    if share <= 0:
+        return 0.0
+    discordant = np.arange(n + 1)
+    # Per number of discordant pairs the largest count whose two-sided p-value is at most alpha; -1 where none is.
+    critical = binom.ppf(alpha / 2, discordant, 0.5)
+    critical -= 2 * binom.cdf(critical, discordant, 0.5) > alpha
+    rejects = binom.cdf(critical, discordant, only_b / share) + binom.cdf(critical, discordant, only_a / share)
+    return float(np.sum(binom.pmf(discordant, n, min(1.0, share)) * np.where(critical >= 0, rejects, 0.0)))
 
 
 def _booleans(values: Sequence[bool] | np.ndarray) -> np.ndarray:

@@ -4,15 +4,20 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, multinomial
+from scipy.stats import binom, fisher_exact, multinomial, t
 
 from rsp_robot.experiments.statistics import (
     Interval,
     bootstrap_difference,
+    episodes_needed,
+    fisher_stratified,
     holm,
     mcnemar_exact,
+    mcnemar_power,
+    mcnemar_stratified,
     paired_comparison,
     wilson_interval,
+    wilson_of_rate,
 )
 
 Z2 = 3.841458820694124  # the square of the 97.5 % quantile of the normal distribution
@@ -62,6 +67,26 @@ def test_wilson_interval_refuses_impossible_counts(successes: int, n: int) -> No
         wilson_interval(successes, n)
 
 
+@pytest.mark.parametrize(("n", "p"), [(n, p) for n in (50, 100, 200) for p in (0.3, 0.5, 0.62, 0.8)])
+def test_wilson_interval_covers_in_93_to_97_percent_of_experiments(n: int, p: float) -> None:
+    coverage = sum(binom.pmf(k, n, p) for k in range(n + 1) if covers(wilson_interval(k, n), p))
+    assert 0.93 <= coverage <= 0.97
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 9), (3, 10), (44, 50), (7, 7)])
+def test_wilson_of_a_rate_is_wilson_of_the_counts(k: int, n: int) -> None:
+    ours, theirs = wilson_of_rate(k / n, n), wilson_interval(k, n)
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_wilson_of_a_rate_widens_with_students_quantile_and_fewer_episodes() -> None:
+    base = wilson_of_rate(0.6, 50)
+    for wider in (wilson_of_rate(0.6, 22.5), wilson_of_rate(0.6, 50, quantile=float(t.ppf(0.975, 4)))):
+        assert wider.low < base.low and wider.high > base.high
+    with pytest.raises(ValueError, match="rate"):
+        wilson_of_rate(1.2, 10)
+
+
 # McNemar's exact test
 
 
@@ -88,6 +113,60 @@ def test_mcnemar_rejects_equal_policies_at_most_as_often_as_it_says() -> None:
             if mcnemar_exact(k, discordant - k) < 0.05
         )  # fmt: skip
         assert rate <= 0.05
+
+
+def test_stratified_mcnemar_is_the_exact_test_of_the_sum_over_tasks() -> None:
+    counts = [(4, 1), (3, 0)]
+    # Given 5 and 3 discordant pairs, by enumeration: every pair falls to either policy alike.
+    law = {(a, b): binom.pmf(a, 5, 0.5) * binom.pmf(b, 3, 0.5) for a in range(6) for b in range(4)}
+    p = sum(weight for (a, b), weight in law.items() if abs(a + b - 4) >= abs(4 + 3 - 4))
+    assert mcnemar_stratified(counts) == pytest.approx(p)
+
+
+def test_stratified_fisher_against_scipy_and_enumeration() -> None:
+    assert fisher_stratified([(8, 10, 1, 6)]) == pytest.approx(fisher_exact([[8, 2], [1, 5]])[1])
+    assert fisher_stratified([(0, 5, 0, 5)]) == 1.0
+    # Two tasks with one success among 1 + 1 episodes each: A has 0, 1 or 2 of them, with 1/4, 1/2, 1/4.
+    assert fisher_stratified([(1, 1, 0, 1), (1, 1, 0, 1)]) == pytest.approx(0.5)
+
+
+# How many episodes
+
+
+def test_power_of_mcnemar_is_that_of_simulated_experiments() -> None:
+    only_a, only_b, n = 0.25, 0.1, 60
+    drawn = np.random.default_rng(1).multinomial(n, [only_a, only_b, 1 - only_a - only_b], size=4000)
+    kinds, counts = np.unique(drawn[:, :2], axis=0, return_counts=True)
+    rejected = np.average([mcnemar_exact(a, b) <= 0.05 for a, b in kinds], weights=counts)
+    assert mcnemar_power(n, only_a, only_b) == pytest.approx(rejected, abs=0.025)
+
+
+@pytest.mark.parametrize(("p_a", "difference"), [(0.5, 0.2), (0.9, 0.1), (0.3, -0.15), (0.95, -0.3)])
+def test_as_many_episodes_as_needed_show_the_difference_four_times_in_five(p_a: float, difference: float) -> None:
+    n = episodes_needed(p_a, difference)
+    p_b = p_a - difference if p_a - difference <= 1 else p_a + difference
+    only_a, only_b = p_a * (1 - p_b), p_b * (1 - p_a)
+    assert mcnemar_power(n, only_a, only_b) >= 0.8
+    assert mcnemar_power(round(0.85 * n), only_a, only_b) < 0.8
+
+
+def test_fewer_episodes_are_needed_where_pairs_agree_and_differences_are_large() -> None:
+    assert episodes_needed(0.5, 0.2, discordant=0.25) < episodes_needed(0.5, 0.2) < episodes_needed(0.5, 0.1)
+    assert episodes_needed(0.5, 0.2, power=0.9) > episodes_needed(0.5, 0.2) < episodes_needed(0.5, 0.2, alpha=0.01)
+    assert episodes_needed(1.0, 1.0) == 6  # five pairs of the same kind have a p-value of 1/16, six 1/32
+
+
+def test_unpaired_needs_agree_with_a_published_table() -> None:
+    # Fleiss 1981, table A.3 without continuity correction: 0.5 against 0.3, alpha 0.05, power 0.8.
+    assert episodes_needed(0.5, 0.2, paired=False) == 93
+
+
+@pytest.mark.parametrize("arguments", [(0.5, 0.0), (1.2, 0.1), (0.5, 0.7), (0.5, 0.2, 1.0), (0.5, 0.2, 0.8, 0.0)])
+def test_needs_of_impossible_rates_are_refused(arguments: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="need|no success rate"):
+        episodes_needed(*arguments)
+    with pytest.raises(ValueError, match="discordant"):
+        episodes_needed(0.5, 0.2, discordant=0.1)
 
 
 # The paired comparison
@@ -160,6 +239,15 @@ def test_bootstrap_covers_about_as_often_as_it_says() -> None:
         weights = multinomial.pmf(outcomes, n, [p_a, p_b, 1 - p_a - p_b])
         covered = [covers(interval, p_a - p_b) for interval in intervals]
         assert 0.92 < np.sum(weights[covered]) < 0.99
+
+
+@pytest.mark.parametrize(("p_a", "p_b"), [(0.25, 0.1), (0.3, 0.3), (0.15, 0.1), (0.4, 0.05)])
+def test_bootstrap_covers_in_93_to_97_percent_of_experiments_with_100_pairs(p_a: float, p_b: float) -> None:
+    rng = np.random.default_rng(5)
+    outcomes, counts = np.unique(rng.multinomial(100, [p_a, p_b, 1 - p_a - p_b], size=3000), axis=0, return_counts=True)
+    intervals = [bootstrap_difference(a, b, 100, resamples=500, generator=rng) for a, b, _ in outcomes]
+    covered = sum(count for count, i in zip(counts, intervals, strict=True) if covers(i, p_a - p_b))
+    assert 0.93 <= covered / 3000 <= 0.97
 
 
 def test_bootstrap_refuses_counts_that_do_not_fit() -> None:
