@@ -49,7 +49,7 @@ class BCConfig:
     labels: Literal["auto", "executed", "expert"] = "auto"
     """Actions to imitate: those executed, noise and all; those the expert wanted before noise was added (as in DART,
     Laskey et al. 2017); or, by default, the expert's where the file has them."""
-    normalise_actions: Literal["none", "standard", "range"] = "none"
+    normalise_actions: Literal["none", "standard", "range"] = "standard"
     """What the head learns: actions as they are, with mean 0 and deviation 1, or from -1 (the smallest demonstrated) to
     1 (the largest)."""
     steps: int = 2000

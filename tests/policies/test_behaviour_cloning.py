@@ -17,7 +17,7 @@ from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
 from rsp_robot.policies.embedding_cache import EmbeddingCache
 from rsp_robot.policies.heads import MLPConfig
 
-CONFIG = BCConfig(steps=300, batch_size=64, mlp=MLPConfig(hidden=(32,)), log_every=100)
+CONFIG = BCConfig(normalise_actions="none", steps=300, batch_size=64, mlp=MLPConfig(hidden=(32,)), log_every=100)
 QUICK = replace(CONFIG, steps=6, batch_size=8, log_every=3)
 
 
