@@ -35,6 +35,8 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
 
     _state_size: int
     """Length of what :meth:`_state` returns; a subclass sets it."""
+    look: bool = True
+    """Off: observations leave the pictures out, which cost most of a step; for steps at which nobody decides."""
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         success = self._reset(self.episode_seed)
         initial = np.ascontiguousarray(self._initial_state(), dtype="<f8")
         self._initial_hash = hashlib.sha256(initial.tobytes()).hexdigest()[:32]
-        return self._observe(), {"success": bool(success), "seed": self.episode_seed}
+        return self.observe(), {"success": bool(success), "seed": self.episode_seed}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Advance by one action; values outside [-1, 1] are clipped.
@@ -152,7 +154,19 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
             raise UserError(f"the action for {self.task} holds NaN or infinity; check the policy for divergence")
         reward, success = self._step(np.clip(action, -1.0, 1.0))
         self.elapsed += 1
-        return self._observe(), float(reward), False, self.elapsed >= self.horizon, {"success": bool(success)}
+        return self.observe(), float(reward), False, self.elapsed >= self.horizon, {"success": bool(success)}
+
+    def observe(self) -> Observation:
+        """Return the present observation."""
+        pictures = {}
+        if self._cameras and self.look:
+            if self._renderer is None:
+                raise RuntimeError("this environment is closed; make a new one")
+            pictures = {camera.name: self._renderer.render(camera, self.image_size) for camera in self._cameras}
+        observation = {**pictures, "proprio": self._proprio()}
+        if self._shows_state:
+            observation["state"] = self._full_state().astype(np.float32)
+        return observation
 
     def render(self, camera: str | None = None, size: int | None = None) -> np.ndarray:
         """Take a picture for people, uint8 ``(size, size, 3)``: by default the first camera at 480 pixels."""
@@ -196,17 +210,6 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def _observe(self) -> Observation:
-        pictures = {}
-        if self._cameras:
-            if self._renderer is None:
-                raise RuntimeError("this environment is closed; make a new one")
-            pictures = {camera.name: self._renderer.render(camera, self.image_size) for camera in self._cameras}
-        observation = {**pictures, "proprio": self._proprio()}
-        if self._shows_state:
-            observation["state"] = self._full_state().astype(np.float32)
-        return observation
 
     def _make_renderer(self) -> None:
         find_backend()

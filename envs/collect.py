@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsp_robot.demonstrations import Demonstration, DemonstrationFile, DemonstrationInfo, write_demonstrations
+from rsp_robot.envs.experts import describe_expert
 from rsp_robot.envs.registry import check_cameras, describe, make
 from rsp_robot.envs.rendering import QUALITIES, Quality, find_backend
 from rsp_robot.envs.workers import run_tasks
@@ -53,6 +54,9 @@ class CollectConfig:
     """Record episodes that did not succeed as well, whole; by default they are only counted."""
     workers: int = 2
     """Simulation processes; the result does not depend on it."""
+    expert: Path | None = None
+    """Policy or run folder of `rsp-robot rl --encoder state` that demonstrates; the suite's scripted expert by
+    default."""
 
 
 def collect(config: CollectConfig, *, quiet: bool = False) -> Path:
@@ -187,7 +191,7 @@ def _start_worker(setup: tuple[CollectConfig, Path]) -> Callable[[int], bool]:
         horizon=config.horizon,
         state=True,
     )
-    expert = make_expert(config.task, env)
+    expert = make_expert(config.task, env, config.expert)
 
     def attempt(seed: int) -> bool:
         demonstration = record_episode(env, expert, seed, config)
@@ -203,8 +207,8 @@ def _start_worker(setup: tuple[CollectConfig, Path]) -> Callable[[int], bool]:
 def _check(config: CollectConfig) -> None:
     description = describe(config.task)
     check_cameras(description, config.cameras or None)
-    if not description.expert:
-        raise UserError(f"nobody demonstrates {config.task}; choose a task with an expert")
+    if not describe_expert(config.task, config.expert):
+        raise UserError(f"nobody demonstrates {config.task}; give an expert trained on states with --expert")
     if config.quality not in QUALITIES:
         raise unknown_name("quality", config.quality, QUALITIES)
     for name, least in (("demonstrations", 1), ("image_size", 16), ("horizon", 1), ("workers", 1)):
@@ -217,10 +221,11 @@ def _check(config: CollectConfig) -> None:
 
 def _fingerprint(config: CollectConfig) -> dict[str, Any]:
     """Everything the episodes depend on: settings and simulators, not the place or the number of workers."""
-    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers")}
+    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers", "expert")}
     settings["cameras"] = list(config.cameras or (describe(config.task).default_camera,))
     settings["horizon"] = config.horizon or describe(config.task).horizon
     found = versions()
+    settings["expert"] = describe_expert(config.task, config.expert)  # a learned one by its fingerprint, not its place
     return {**settings, "versions": {name: found.get(name, "") for name in describe(config.task).packages}}
 
 
@@ -230,6 +235,7 @@ def _recorded_fingerprint(out: Path, packages_of: Iterable[str]) -> dict[str, An
     keys = ("task", "image_size", "quality", "action_noise", "horizon", "seed", "steps_after_success", "keep_failures")
     recorded: dict[str, Any] = {key: getattr(info, key) for key in keys}
     packages = {name: info.versions.get(name, "") for name in packages_of}
+    recorded["expert"] = info.expert
     return {**recorded, "demonstrations": count, "cameras": list(info.cameras), "versions": packages}
 
 
@@ -277,6 +283,6 @@ def _info(config: CollectConfig, attempts: int) -> DemonstrationInfo:
         steps_after_success=config.steps_after_success,
         keep_failures=config.keep_failures,
         attempts=attempts,
-        expert=description.expert,
+        expert=describe_expert(config.task, config.expert),
         versions=versions(),
     )

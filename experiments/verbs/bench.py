@@ -13,6 +13,9 @@ from rsp_robot.devices import pick_device
 from rsp_robot.experiments.bench.data import DataBench
 from rsp_robot.experiments.bench.data import measure as measure_data
 from rsp_robot.experiments.bench.data_report import data_json, print_data
+from rsp_robot.experiments.bench.policy import PolicyBench
+from rsp_robot.experiments.bench.policy import measure as measure_policy
+from rsp_robot.experiments.bench.policy_report import policy_json, print_policy
 from rsp_robot.experiments.bench.pretrain import PretrainBench, measure
 from rsp_robot.experiments.bench.report import print_measured, to_json
 from rsp_robot.files import write_json
@@ -28,19 +31,27 @@ Data = Annotated[
     tyro.conf.subcommand("data", description="How fast each way of loading brings frame pairs to the device."),
 ]
 
+Policy = Annotated[
+    PolicyBench,
+    tyro.conf.subcommand(
+        "policy", description="What a frozen encoder costs a policy, and what keeping its embeddings saves."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class BenchCommand:
     """What is measured."""
 
-    bench: Annotated[Pretrain | Data, tyro.conf.arg(name="")]
+    bench: Annotated[Pretrain | Data | Policy, tyro.conf.arg(name="")]
 
 
 def run_bench(command: BenchCommand) -> Path | int:
     """Measure, print the table, and write the JSON if asked; return its path.
 
     Raises:
-        UserError: the device is not there, there is no compiler, or not even one pair fits the memory.
+        UserError: the device or a compiler is not there, an encoder cannot be loaded, or not even one pair fits the
+            memory.
     """
     bench = command.bench
     device, console = pick_device(bench.device), Console()
@@ -48,6 +59,10 @@ def run_bench(command: BenchCommand) -> Path | int:
         speed = measure_data(bench)
         print_data(speed, bench, device, console)
         found = data_json(speed, bench, device)
+    elif isinstance(bench, PolicyBench):
+        cost = measure_policy(bench)
+        print_policy(cost, bench, device, console)
+        found = policy_json(cost, bench, device)
     else:
         measured = measure(bench)
         print_measured(measured, bench, device, console)

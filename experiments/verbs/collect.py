@@ -15,7 +15,7 @@ from rsp_robot.envs.collect import CollectConfig, collect
 from rsp_robot.envs.registry import describe, list_tasks
 from rsp_robot.errors import UserError, unknown_name
 
-NO_EXPERT = "nobody demonstrates it yet: bring recordings, or train an expert on states"
+NO_EXPERT = "nobody demonstrates it yet: bring recordings, or train an expert on states and name it with --expert"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def run_collection(command: CollectCommand) -> Path:
     collection = command.collection
     if several and collection.out.suffix:
         raise UserError(f"{collection.out} is one file and {len(wanted)} tasks are asked for; give a folder")
-    shown = [task for task in wanted if describe(task).expert]
+    if several and collection.expert is not None:
+        raise UserError(f"{collection.expert} demonstrates one task and {len(wanted)} are asked for; give one task")
+    shown = [task for task in wanted if collection.expert is not None or describe(task).expert]
     for task in wanted:
         if task not in shown and several:
             print(f"{task}: left out, {NO_EXPERT}", file=sys.stderr)

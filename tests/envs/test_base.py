@@ -115,6 +115,18 @@ def test_cameras_become_observations() -> None:
     env.close()
 
 
+def test_an_environment_that_does_not_look_leaves_the_pictures_out() -> None:
+    env, looking = FallingBall(cameras=("side",)), FallingBall(cameras=("side",))
+    env.reset(seed=0), looking.reset(seed=0)
+    env.look = False
+    action = np.zeros(env.action_space.shape)
+    assert set(env.step(action)[0]) == {"proprio"}
+    env.look = True
+    seen, expected = env.observe(), looking.step(action)[0]
+    assert all(np.array_equal(seen[key], expected[key]) for key in ("side", "proprio"))
+    env.close(), looking.close()
+
+
 def test_a_blind_environment_makes_its_renderer_when_asked_for_a_picture() -> None:
     env = FallingBall()
     env.reset(seed=0)
