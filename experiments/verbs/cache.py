@@ -108,10 +108,11 @@ def print_cache(
     """Print a line per entry, the latest used first, then the totals."""
     if entries:
         table = Table(box=None, pad_edge=False)
-        for title in ("size", "made", "last used", "frames"):
+        for title in ("size", "last used", "frames"):
             table.add_column(title, justify="right", no_wrap=True)
-        for title in ("encoder", "fingerprint", "data", "camera"):
-            table.add_column(title, overflow="fold", no_wrap=title == "fingerprint")
+        table.add_column("fingerprint", no_wrap=True)
+        for title in ("encoder", "data", "camera"):
+            table.add_column(title, overflow="fold")
         for entry in reversed(entries):
             table.add_row(*cells(entry, now))
         console.print(table, highlight=False, markup=False)
@@ -130,17 +131,16 @@ def print_cache(
 def cells(entry: CacheEntry, now: float) -> list[str]:
     """Return one row of the table."""
     if not entry.encoder:
-        return [size(entry.bytes), age(now - entry.made), age(now - entry.last_used), "damaged", "", "", "", ""]
+        return [size(entry.bytes), age(now - entry.last_used), "damaged", "", "", "", ""]
     frames = f"{entry.frames:,}"
     if entry.frames_done < entry.frames:
         frames = f"{entry.frames_done:,} of {frames}"
     return [
         size(entry.bytes),
-        age(now - entry.made),
         age(now - entry.last_used),
         frames + (" halves" if entry.dtype == "float16" else ""),
+        entry.encoder[:8],
         entry.source or "-",
-        entry.encoder,
         entry.data,
         entry.camera,
     ]

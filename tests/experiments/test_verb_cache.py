@@ -62,9 +62,9 @@ def test_the_cache_is_listed_the_latest_first(place: Path, capsys: pytest.Captur
     add_index(place)
     assert main(["cache"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert "made last used frames encoder fingerprint data camera" in " ".join(lines[0])
-    assert lines[1][-5:] == ["halves", "runs/rsp-push", REACH, "reach.hdf5", "corner2"]
-    assert " ".join(lines[2]).endswith(f"5 days ago 100 runs/rsp-push {PUSH} push.hdf5 corner2")
+    assert "last used frames fingerprint encoder data camera" in " ".join(lines[0])
+    assert lines[1][-5:] == ["halves", REACH[:8], "runs/rsp-push", "reach.hdf5", "corner2"]
+    assert " ".join(lines[2]).endswith(f"5 days ago 100 {PUSH[:8]} runs/rsp-push push.hdf5 corner2")
     assert lines[2][:2] == ["10.7", "kB"] or lines[2][1] == "kB"
     told = " ".join(lines[-2] + lines[-1])
     assert "embeddings: 2 entries" in told and "of 20 GB ($RSP_ROBOT_CACHE_GB)" in told
