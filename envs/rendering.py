@@ -31,6 +31,8 @@ KNOWN_BACKENDS = ("egl", "osmesa", "glfw")
 PROBE_TIMEOUT_S = 120.0
 BUFFER_SIZE = 480
 """Smallest side of the framebuffer in pixels: a small observation and a larger video frame share one context."""
+GL_ERRORS = {0x0505: "out of memory", 0x0506: "invalid framebuffer", 0x0507: "context lost"}
+"""Errors after which pictures are wrong; drivers report others without harm."""
 APT_FIX = (
     "install OpenGL: apt-get install libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri (EGL), or apt-get install libosmesa6"
 )
@@ -278,7 +280,7 @@ class OffscreenRenderer:
 
         Raises:
             UserError: ``size`` is larger than the framebuffer.
-            RuntimeError: the renderer was closed.
+            RuntimeError: the renderer was closed, or its OpenGL context is lost.
         """
         if self._context is None:
             raise RuntimeError("this renderer is closed; make a new environment")
@@ -288,11 +290,14 @@ class OffscreenRenderer:
         mujoco.mjv_updateScene(
             self._model, self._data, self._option, None, self._view_of(camera), mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        pixels = np.empty((size, size, 3), np.uint8)
+        pixels = np.zeros((size, size, 3), np.uint8)  # what a lost context does not write is black, no older picture
         view = mujoco.MjrRect(0, 0, size, size)
         self._gl.make_current()
         mujoco.mjr_render(view, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, view, self._context)
+        error = GL_ERRORS.get(mujoco.mjr_getError())
+        if error is not None:
+            raise RuntimeError(f"OpenGL cannot draw any more ({error}); its context is lost")
         # OpenGL's first row is the bottom one; a camera that hangs upside down needs its columns turned instead.
         return np.ascontiguousarray(pixels[:, ::-1] if camera.rotated else pixels[::-1])
 

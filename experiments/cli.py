@@ -112,6 +112,12 @@ VERBS = {
         "Roll policies out on the same held-out starts and compare them",
         "evaluate runs/bc-rsp runs/bc-blind --task metaworld/push-v3 --episodes 50 --out runs/evaluation.jsonl",
     ),
+    "suite": Verb(
+        "rsp_robot.experiments.verbs.suite:SuiteCommand",
+        "rsp_robot.experiments.verbs.suite:run_suite_verb",
+        "Run an evaluation protocol by name, from demonstrations to the table of scores",
+        "suite run cortexbench-metaworld --encoder rsp=runs/rsp-push none --quick --out runs/cortexbench-quick",
+    ),
     "compare": Verb(
         "rsp_robot.experiments.verbs.compare:CompareCommand",
         "rsp_robot.experiments.verbs.compare:run_compare",
@@ -122,7 +128,7 @@ VERBS = {
     "report": Verb(
         "rsp_robot.experiments.verbs.report:ReportCommand",
         "rsp_robot.experiments.verbs.report:report",
-        "Write report.html from a quickstart folder, curves.png from pretraining runs",
+        "Write one page about any runs: success with intervals, films, curves; its numbers as CSV, JSON, LaTeX",
         "report runs/quickstart",
         "nothing was written; run the same command again",
     ),

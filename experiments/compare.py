@@ -25,7 +25,8 @@ class TaskResult:
     task: str
     seeds: int
     """Training seeds."""
-    successes: int
+    successes: float
+    """Sum of the outcomes: a whole number, unless a protocol scores returns."""
     episodes: int
     """Episodes with an outcome, over all seeds."""
     errors: int
@@ -159,7 +160,7 @@ def outcomes_of(groups: Sequence[Sequence[Sequence[Run]]], paired: bool = True) 
     return tables
 
 
-def _finished(run: Run) -> dict[int, bool]:
+def _finished(run: Run) -> dict[int, float]:
     return {seed: row["success_once"] for seed, row in run.rows.items() if not row.get("error")}
 
 

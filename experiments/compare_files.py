@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.evaluate import plan_path
+from rsp_robot.experiments.evaluation_plan import plan_path
 from rsp_robot.experiments.results import load_results
 from rsp_robot.files import read_json
 from rsp_robot.versions import SIMULATORS
 
 Row = dict[str, Any]
-SETTINGS = ("horizon", "image_size", "quality", "stop_on_success", "protocol", "cameras")
+SETTINGS = ("horizon", "image_size", "quality", "stop_on_success", "protocol", "score", "cameras")
 NEEDED = ("policy", "task", "seed", "initial_state", "success_once")
 
 
@@ -30,6 +30,8 @@ class Source:
     known is not there."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By policy, where they are known."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """What the plan says beyond that of each task, and of each policy in it."""
 
     @property
     def policies(self) -> list[str]:
@@ -73,11 +75,13 @@ def read_source(path: Path, notes: list[str]) -> Source:
     for number, row in enumerate(rows):
         _check(file, number, row)
     fingerprints = plan.get("policies")
+    joint = isinstance(plan.get("tasks"), dict)  # a plan of several tasks says more about each of them
     return Source(
         path=file,
         rows=tuple(rows),
         settings=_settings(plan),
-        fingerprints=dict(fingerprints) if isinstance(fingerprints, dict) else {},
+        fingerprints=dict(fingerprints) if isinstance(fingerprints, dict) and not joint else {},
+        plan=plan if joint else {},
     )
 
 
@@ -93,6 +97,7 @@ def runs_of(source: Source, policy: str) -> list[Run]:
     for row in source.rows:
         if row["policy"] != policy:
             continue
+        row = counted(row)
         episodes = tasks.setdefault(row["task"], {})
         before = episodes.get(row["seed"])
         if before is None or before.get("error"):
@@ -102,7 +107,19 @@ def runs_of(source: Source, policy: str) -> list[Run]:
                 f"{source.path} has {row['task']} seed {row['seed']} twice for {policy!r}, with different outcomes; "
                 "evaluate into a new file"
             )
-    return [Run(task, source, policy, rows) for task, rows in tasks.items()]
+    return [Run(task, _narrow(source, policy, task), policy, rows) for task, rows in tasks.items()]
+
+
+def counted(row: Row) -> Row:
+    """Return the row with what counts as its outcome in ``success_once``.
+
+    That is success at any step, unless the row has a ``score``: the outcome by the definition of its protocol, in
+    [0, 1].
+    """
+    score = row.get("score")
+    if score is None:
+        return row
+    return row | {"success_once": bool(score) if score in (0, 1) else score}
 
 
 def split_word(word: str) -> tuple[str, list[tuple[Path, str]]]:
@@ -123,8 +140,16 @@ def split_word(word: str) -> tuple[str, list[tuple[Path, str]]]:
     found = []
     for part in parts:
         path, _, policy = part.rpartition(":") if ":" in part and not Path(part).exists() else (part, "", "")
-        found.append((Path(path), policy))
+        found += [(place, policy) for place in seed_folders(Path(path))]
     return name, found
+
+
+def seed_folders(path: Path) -> list[Path]:
+    """Return the rows files of the folder of a ``rsp-robot suite run``, one per training seed; else the path itself."""
+    summary = path / "suite.json"
+    if not summary.is_file():
+        return [path]
+    return [path / rows for rows in read_json(summary)["rows"]]
 
 
 def read_arms(words: Sequence[str], policy: str | None, notes: list[str]) -> dict[str, list[Run]]:
@@ -216,6 +241,19 @@ def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: plan[key] for key in SETTINGS if plan.get(key) is not None}
     found = plan.get("versions", {})
     return settings | {f"version of {name}": found[name] for name in SIMULATORS if found.get(name)}
+
+
+def _narrow(source: Source, policy: str, task: str) -> Source:
+    """Add to the settings of a file those of one policy in one task."""
+    if not source.plan:
+        return source
+    record = source.plan["policies"].get(policy, {}).get(task, {})
+    seen = {key: value for key, value in record.items() if value != []}  # a blind policy has no cameras
+    return replace(
+        source,
+        settings=source.settings | _settings(source.plan["tasks"].get(task, {})) | _settings(seen),
+        fingerprints={policy: record.get("fingerprint", "")},
+    )
 
 
 def _pick(source: Source, name: str, policy: str | None, chosen: str) -> str:

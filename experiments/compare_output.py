@@ -142,7 +142,7 @@ def _task_table(table: Table) -> RichTable:
                 escape(arm.name) if number == 0 else "",
                 escape(task.task),
                 str(task.seeds),
-                f"{task.successes}/{task.episodes}",
+                f"{task.successes:.5g}/{task.episodes}",
                 str(task.errors),
                 percent(task.rate),
                 percent_interval(task.interval),

@@ -23,7 +23,7 @@ from rsp_robot.envs.collect import CollectConfig, collect
 from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate, settle
+from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate
 from rsp_robot.experiments.presets import find_preset
 from rsp_robot.experiments.recording import record_videos
 from rsp_robot.experiments.report import write_report
@@ -116,16 +116,13 @@ def quickstart(config: QuickstartConfig) -> Path:
     say("[bold]3/5[/] behaviour cloning")
     policies = {arm.name: _clone(config, data, arm.name, encoders.get(arm.name)) for arm in ARMS}
     say(f"[bold]4/5[/] evaluation, {config.episodes} episodes for each of {len(ARMS)} policies")
-    evaluation = settle(
-        policies,
-        EvaluateConfig(
-            task=config.task,
-            out=config.out / "evaluation.jsonl",
-            episodes=config.episodes,
-            seed=config.evaluation_seed,
-            horizon=config.horizon,
-            workers=config.workers,
-        ),
+    evaluation = EvaluateConfig(
+        config.task,
+        out=config.out / "evaluation.jsonl",
+        episodes=config.episodes,
+        seed=config.evaluation_seed,
+        horizon=config.horizon,
+        workers=config.workers,
     )
     rows = evaluate(policies, evaluation)
     say("[bold]5/5[/] films and report")

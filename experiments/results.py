@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rsp_robot.errors import UserError
+from rsp_robot.experiments.differences import difference
 from rsp_robot.experiments.statistics import Interval, PairedComparison, holm, paired_comparison, wilson_interval
 from rsp_robot.experiments.wording import headline, p_number, percent, percent_interval, points, points_interval
 from rsp_robot.files import read_json, write_json
@@ -203,7 +204,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm] | None = No
     pairs = []
     for a, b in combinations(by_arm, 2):
         first, second = match_rows(by_arm[a], by_arm[b])
-        pairs.append((a, b, paired_comparison(first, second)))
+        interval = difference([first[None]], [second[None]]).interval  # the one that `rsp-robot compare` gives
+        pairs.append((a, b, replace(paired_comparison(first, second), interval=interval)))
     adjusted = holm([comparison.p_value for _, _, comparison in pairs])
     comparisons = tuple(Comparison(a, b, pair, p) for (a, b, pair), p in zip(pairs, adjusted, strict=True))
     return Summary(summaries, comparisons)

@@ -1,4 +1,4 @@
-"""The simulation process: one environment at a time, asked for episodes, asking for actions. It never imports torch.
+"""The simulation process: asked for episodes, it asks for actions. It never imports torch.
 
 Started by :mod:`rsp_robot.experiments.workers` as a plain subprocess, so that it does not import the user's script
 (which ``multiprocessing`` would do), and with it whatever that script imports.
@@ -6,6 +6,8 @@ Started by :mod:`rsp_robot.experiments.workers` as a plain subprocess, so that i
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sys
 import time
@@ -19,21 +21,25 @@ import numpy as np
 from rsp_robot.envs import make
 from rsp_robot.envs.rendering import promise_no_torch
 from rsp_robot.errors import UserError
+from rsp_robot.experiments.picture_watch import PictureWatch
 
 Observation = dict[str, np.ndarray]
 MAX_ENVIRONMENTS = 3
-"""Environments kept open per process; one per set of cameras, and a renderer takes about 200 MB."""
+"""Environments kept open per process; one per scene, and a renderer takes about 200 MB."""
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all episodes of an evaluation have in common."""
+class Scene:
+    """What one environment is made for; the episodes of one scene share it."""
 
     task: str
-    image_size: int
-    quality: str
-    horizon: int | None
-    stop_on_success: bool
+    cameras: tuple[str, ...] = ()
+    image_size: int = 64
+    quality: str = "lean"
+    horizon: int | None = None
+    state: bool = False
+    """Whether the simulator's state is in the observation."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,20 @@ class Film:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode to play: which policy, from which seed, seen through which cameras."""
+    """One episode to play: which policy, in which scene, from which seed."""
 
     policy: str
     number: int
     seed: int
-    cameras: tuple[str, ...]
+    scene: Scene
+    stop_on_success: bool = True
+    """End at the first success."""
     film: Film | None = None
-    state: bool = False
-    """Whether the policy is shown the simulator's state."""
+
+    @property
+    def task(self) -> str:
+        """The task that is played."""
+        return self.scene.task
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Outcome:
     """Whether success held after the last step; with an early stop at success the same as ``success_once``."""
     first_success: int | None
     """How many actions had been taken when success first held."""
+    success_steps: int
+    """After how many of the actions success held."""
     total_return: float
     length: int
     """Actions taken."""
@@ -84,29 +97,32 @@ class AbandonedError(Exception):
     """The episode is given up at the other side's wish."""
 
 
-def play_episode(
-    env: Any, episode: Episode, stop_on_success: bool, choose: Callable[[Observation], np.ndarray]
-) -> Outcome:
+def play_episode(env: Any, episode: Episode, choose: Callable[[Observation], np.ndarray]) -> Outcome:
     """Play one episode with the actions that ``choose`` returns, to the horizon or to the first success.
 
     Args:
         env: the environment; anything that keeps the contract of :mod:`rsp_robot.envs`.
-        episode: its seed, and whether to film it.
-        stop_on_success: end at the first success.
+        episode: its seed, where it ends, and whether to film it.
         choose: policy.
 
     Returns:
         how it went.
+
+    Raises:
+        ContextLostError: the pictures say that the OpenGL context is gone.
     """
     started = time.monotonic()
     film, frames = episode.film, []
     stride = max(1, round(env.fps / film.frames_per_s)) if film else 1
+    watch = PictureWatch(env, episode.task, episode.scene.cameras)
     observation, info = env.reset(seed=episode.seed)
     initial_state = str(env.state_hash())
     success = bool(info["success"])
     first_success = 0 if success else None
-    total, length, over = 0.0, 0, success and stop_on_success
+    total, length, success_steps = 0.0, 0, 0
+    over = success and episode.stop_on_success
     while True:
+        watch.look(observation)
         if film and (over or length % stride == 0):
             frames.append(env.render(camera=film.camera, size=film.size))
         if over:
@@ -115,14 +131,16 @@ def play_episode(
         length += 1
         total += float(reward)
         success = bool(info["success"])
+        success_steps += success
         if success and first_success is None:
             first_success = length
-        over = bool(terminated or truncated) or (success and stop_on_success)
+        over = bool(terminated or truncated) or (success and episode.stop_on_success)
     return Outcome(
         initial_state=initial_state,
         success_once=first_success is not None,
         success_at_end=success,
         first_success=first_success,
+        success_steps=success_steps,
         total_return=total,
         length=length,
         wall_s=time.monotonic() - started,
@@ -132,29 +150,26 @@ def play_episode(
 
 
 class Environments:
-    """The environments of one process, made when first needed and kept, one per kind of observation."""
+    """The environments of one process, made when first needed and kept, one per scene."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self._open: dict[tuple[tuple[str, ...], bool], Any] = {}
+    def __init__(self) -> None:
+        self._open: dict[Scene, Any] = {}
 
-    def get(self, cameras: tuple[str, ...], state: bool = False) -> Any:
-        """Return the environment with these cameras; the one unused for longest makes room when there are too many."""
-        kind = (cameras, state)
-        if kind not in self._open:
+    def get(self, scene: Scene) -> Any:
+        """Return the environment of a scene; the one unused for longest makes room when there are too many."""
+        if scene not in self._open:
             while len(self._open) >= MAX_ENVIRONMENTS:
                 self._open.pop(next(iter(self._open))).close()
-            setup = self.setup
-            self._open[kind] = make(
-                setup.task,
-                cameras=cameras,
-                image_size=setup.image_size,
-                quality=setup.quality,
-                horizon=setup.horizon,
-                state=state,
+            self._open[scene] = make(
+                scene.task,
+                cameras=scene.cameras,
+                image_size=scene.image_size,
+                quality=scene.quality,
+                horizon=scene.horizon,
+                state=scene.state,
             )
-        self._open[kind] = self._open.pop(kind)  # most recently used last
-        return self._open[kind]
+        self._open[scene] = self._open.pop(scene)  # most recently used last
+        return self._open[scene]
 
     def close(self) -> None:
         """Free the renderers."""
@@ -163,7 +178,7 @@ class Environments:
         self._open.clear()
 
 
-def serve(connection: Connection, setup: Setup) -> None:
+def serve(connection: Connection) -> None:
     """Play the episodes that come down the connection until ``None`` or its end.
 
     Messages out: ``("ready", modules)`` once, then per episode ``("observation", observation)`` for each action wanted
@@ -178,13 +193,13 @@ def serve(connection: Connection, setup: Setup) -> None:
             raise AbandonedError
         return np.asarray(action)
 
-    environments = Environments(setup)
+    environments = Environments()
     connection.send(("ready", sorted({name.partition(".")[0] for name in sys.modules})))
     try:
         while (episode := connection.recv()) is not None:
             try:
-                env = environments.get(episode.cameras, episode.state)
-                connection.send(("outcome", play_episode(env, episode, setup.stop_on_success, choose)))
+                env = environments.get(episode.scene)
+                connection.send(("outcome", play_episode(env, episode, choose)))
             except AbandonedError:
                 connection.send(("abandoned", None))
             except UserError as error:
@@ -194,15 +209,26 @@ def serve(connection: Connection, setup: Setup) -> None:
             except Exception as error:  # noqa: BLE001 - whatever a simulator raises is reported to the parent
                 connection.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
                 return
-    except EOFError:
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
     finally:
         environments.close()
 
 
-def main(descriptor: int) -> None:
-    """Run the process: the setup comes first down the inherited socket ``descriptor``."""
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone, also amid a simulation that hangs.
+
+    On other systems than Linux it ends at its next message only.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the evaluation is gone")
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Run the process ``parent`` started: episodes come down the inherited socket ``descriptor``."""
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
-    connection = Connection(descriptor)
     promise_no_torch()
-    serve(connection, connection.recv())
+    serve(Connection(descriptor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.simulation_worker import Episode, Observation, Outcome, Setup
+from rsp_robot.experiments.simulation_worker import Episode, Observation, Outcome
 
 if TYPE_CHECKING:
     from rsp_robot.policies.policy import Policy
@@ -28,19 +29,19 @@ machine."""
 STOP_TIMEOUT_S = 5.0
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from rsp_robot.experiments.simulation_worker import main; main(int(sys.argv[1]))"
+    "from rsp_robot.experiments.simulation_worker import main; main(int(sys.argv[1]), int(sys.argv[3]))"
 )
 
 
 class Worker:
     """One simulation process, seen from here."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self) -> None:
         """Start the process; it inherits the environment variables and the import path, and nothing else."""
         self.connection, theirs = Pipe()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by join()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -49,7 +50,6 @@ class Worker:
         theirs.close()
         self.episode: Episode | None = None
         self.limit_s = self.deadline = float("inf")
-        self.send(setup)
 
     def expect_answer(self, limit_s: float) -> None:
         """Start the clock for the next message."""
@@ -97,13 +97,12 @@ class Troupe:
 
     def __init__(
         self,
-        policies: Mapping[str, Policy],
-        setup: Setup,
+        policies: Mapping[tuple[str, str], Policy],
         size: int,
         step_timeout_s: float,
         attempts: int,
     ) -> None:
-        self.policies, self.setup, self.size = policies, setup, size
+        self.policies, self.size = policies, size
         self.step_timeout_s, self.attempts = step_timeout_s, attempts
         self.workers: list[Worker] = []
         self.pending: deque[Episode] = deque()
@@ -132,27 +131,42 @@ class Troupe:
 
     def _hand_out(self) -> None:
         """Give waiting episodes to idle processes; start a process where there may be more."""
-        while self.pending:
+        while (episode := self._next_episode()) is not None:
             worker = next((worker for worker in self.workers if worker.episode is None), None)
             if worker is None:
                 if len(self.workers) >= self.size:
                     return
-                worker = Worker(self.setup)
+                worker = Worker()
                 self.workers.append(worker)
-            worker.episode = self.pending.popleft()
+            self.pending.remove(episode)
+            worker.episode = episode
             worker.expect_answer(max(START_TIMEOUT_S, self.step_timeout_s))
-            self.policies[worker.episode.policy].reset([worker.episode.seed])
-            if not worker.send(worker.episode):
+            self._policy(episode).reset([episode.seed])
+            if not worker.send(episode):
                 self._lose(worker, worker.reason())
 
-    def _listen(self) -> dict[str, list[tuple[Worker, Observation]]]:
-        """Wait until some process speaks or is overdue; return the observations that want an action, by policy."""
+    def _next_episode(self) -> Episode | None:
+        """Return the first waiting episode whose seed its policy is not playing: the seed is what it remembers it by.
+
+        The same seed is there once per task, and one policy may go by two names.
+        """
+        active = {self._memory(worker.episode) for worker in self.workers if worker.episode}
+        return next((episode for episode in self.pending if self._memory(episode) not in active), None)
+
+    def _memory(self, episode: Episode) -> tuple[int, int]:
+        return id(self._policy(episode)), episode.seed
+
+    def _policy(self, episode: Episode) -> Policy:
+        return self.policies[episode.policy, episode.task]
+
+    def _listen(self) -> dict[tuple[str, str], list[tuple[Worker, Observation]]]:
+        """Wait until some process speaks or is overdue; return observations that want an action by policy and task."""
         busy: dict[Connection, Worker] = {worker.connection: worker for worker in self.workers if worker.episode}
         if not busy:
             return {}
         patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
         spoke = wait(list(busy), timeout=max(0.0, patience))
-        wanted: dict[str, list[tuple[Worker, Observation]]] = {}
+        wanted: dict[tuple[str, str], list[tuple[Worker, Observation]]] = {}
         for connection in spoke:
             assert isinstance(connection, Connection)
             worker = busy.pop(connection)
@@ -163,7 +177,7 @@ class Troupe:
                 continue
             assert worker.episode is not None
             if kind == "observation":
-                wanted.setdefault(worker.episode.policy, []).append((worker, content))
+                wanted.setdefault((worker.episode.policy, worker.episode.task), []).append((worker, content))
             elif kind == "outcome":
                 self.ended.append((worker.episode, content))
                 worker.episode = None
@@ -204,10 +218,10 @@ class Troupe:
         self.given_up.add(episode)
         self.ended.append((episode, reason))
 
-    def _answer(self, wanted: Mapping[str, list[tuple[Worker, Observation]]]) -> None:
+    def _answer(self, wanted: Mapping[tuple[str, str], list[tuple[Worker, Observation]]]) -> None:
         """Let each policy act on what its episodes have seen, and send the actions."""
-        for name, group in wanted.items():
-            policy = self.policies[name]
+        for (name, task), group in wanted.items():
+            policy = self.policies[name, task]
             keys = (*policy.cameras, "proprio", *(["state"] if sees_state(policy) else []))
             batch = {key: np.stack([observation[key] for _, observation in group]) for key in keys}
             ids = [worker.episode.seed for worker, _ in group if worker.episode]
@@ -232,23 +246,21 @@ def sees_state(policy: Policy) -> bool:
 
 
 def play_episodes(
-    policies: Mapping[str, Policy],
+    policies: Mapping[tuple[str, str], Policy],
     episodes: Sequence[Episode],
-    setup: Setup,
     workers: int,
     step_timeout_s: float = 60.0,
     attempts: int = 3,
 ) -> Generator[tuple[Episode, Outcome | str], None, None]:
     """Play episodes of several policies with one set of simulation processes.
 
-    Each process runs one environment; this process alone runs the policies, on the observations of whichever episodes
-    wait for an action. A process that dies or does not answer in time is replaced, and its episode played again from
-    the start.
+    Each process plays one episode at a time; this process alone runs the policies, on the observations of whichever
+    episodes wait for an action. A process that dies, loses its OpenGL context or does not answer in time is replaced,
+    and its episode played again from the start.
 
     Args:
-        policies: by name.
+        policies: by name and task.
         episodes: in the order in which they are begun; no two equal.
-        setup: what they have in common.
         workers: simulation processes, at least 1.
         step_timeout_s: how long a step may take.
         attempts: how often an episode is tried.
@@ -260,7 +272,7 @@ def play_episodes(
     Raises:
         UserError: one raised in a simulation process (an unknown task or camera), or no process starts.
     """
-    troupe = Troupe(policies, setup, min(workers, max(1, len(episodes))), step_timeout_s, attempts)
+    troupe = Troupe(policies, min(workers, max(1, len(episodes))), step_timeout_s, attempts)
     try:
         yield from troupe.play(episodes)
     finally:

@@ -39,6 +39,8 @@ class BCConfig:
     start."""
     fusion: Literal["concat", "difference"] = "concat"
     """How they are joined: side by side, or as in CortexBench: differences of consecutive ones, then the last."""
+    proprio: bool = True
+    """Feel proprioception besides what is seen."""
     finetune: bool = False
     """Train a copy of the encoder with the policy."""
     finetune_factor: float = 0.05

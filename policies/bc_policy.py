@@ -87,8 +87,8 @@ class BCPolicy:
         Raises:
             UserError: a part of the observation is missing, or unlike those in training.
         """
-        proprio = self.scalings.proprio.apply(check_vector(observations, "proprio", self.scalings.proprio.width))
         pictures = self._look(observations)
+        proprio = self._feel(observations, pictures)
         memories = [self._new_memory(0) for _ in proprio] if ids is None else [self._recall(number) for number in ids]
         if len(memories) != len(proprio) or (pictures is not None and len(pictures) != len(proprio)):
             raise UserError("pictures, proprioception and ids must have one row per episode; give as many of each")
@@ -116,6 +116,13 @@ class BCPolicy:
         if self.eyes is None:
             return None
         return np.stack([encode_rows(self.eyes, each) for each in frames], axis=1)  # type: ignore[arg-type]
+
+    def _feel(self, observations: Mapping[str, np.ndarray], pictures: np.ndarray | None) -> np.ndarray:
+        """Return the scaled proprioception ``(B, P)``; P is 0 where the policy was trained without it."""
+        width = self.scalings.proprio.width
+        if width == 0 and pictures is not None:
+            return np.zeros((len(pictures), 0), np.float32)
+        return self.scalings.proprio.apply(check_vector(observations, "proprio", width))
 
     def _new_memory(self, number: int) -> Memory:
         return Memory(self.network.shape.history, number)

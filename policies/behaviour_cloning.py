@@ -98,7 +98,7 @@ def train_bc(
             RunFolder.open(folder, settings, resume=resume)
             return folder / "policy"
         # What can be wrong with the input is found before there is a folder.
-        recording = read_recording(files, config.labels, state=sight.kind == STATE)
+        recording = read_recording(files, config.labels, state=sight.kind == STATE, proprio=config.proprio)
         held_out = [episode for episode in recording.episodes if episode.demo in files[episode.file].valid]
         if config.keep == "valid" and not held_out:
             raise UserError("keep valid needs held-out demonstrations, and there are none; use keep last")

@@ -20,7 +20,7 @@ class Episode(NamedTuple):
     demo: int
     """Which demonstration of that file it is."""
     proprio: np.ndarray
-    """float32 ``(T, P)``."""
+    """float32 ``(T, P)``; P is 0 where it was not asked for."""
     actions: np.ndarray
     """float32 ``(T, A)``, those to imitate."""
     state: np.ndarray | None
@@ -65,7 +65,9 @@ def choose_cameras(files: Sequence[DemonstrationFile], cameras: tuple[str, ...],
     return chosen
 
 
-def read_recording(files: Sequence[DemonstrationFile], labels: str, state: bool = False) -> Recording:
+def read_recording(
+    files: Sequence[DemonstrationFile], labels: str, state: bool = False, proprio: bool = True
+) -> Recording:
     """Read what is not pictures; set aside episodes with numbers that are not finite.
 
     Args:
@@ -73,6 +75,7 @@ def read_recording(files: Sequence[DemonstrationFile], labels: str, state: bool 
         labels: ``"executed"`` or ``"expert"`` actions, or ``"auto"``: in each file the expert's where every
             demonstration has them. They are clipped to [-1, 1].
         state: whether to read ``obs/state``.
+        proprio: whether to read ``obs/proprio``.
 
     Raises:
         UserError: a part is missing or of another width than before, or nothing is left to train on.
@@ -91,7 +94,8 @@ def read_recording(files: Sequence[DemonstrationFile], labels: str, state: bool 
                 quarantined.append(f"{file.path.name} {file.names[episode.demo]}: {damage}")
                 continue
             wanted = expert if expert is not None and have_expert and labels != "executed" else episode.actions
-            episodes.append(episode._replace(actions=np.clip(wanted, -1.0, 1.0)))
+            felt = episode.proprio if proprio else episode.proprio[:, :0]
+            episodes.append(episode._replace(proprio=felt, actions=np.clip(wanted, -1.0, 1.0)))
     if not any(episode.demo in files[episode.file].train for episode in episodes):
         names = " and ".join(str(file.path) for file in files)
         raise UserError(

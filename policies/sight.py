@@ -92,6 +92,8 @@ def choose_sight(
     assert encoder is not None
     attentive = config.pooling == ATTENTIVE
     encoder = with_pooling(encoder, config.pooling)
+    if not config.proprio and not attentive and encoder.pooling == "tokens":
+        raise UserError("pooling tokens leaves the vector to proprioception, which is off; choose pooling attentive")
     return Sight(FINETUNED if config.finetune else FROZEN, encoder, attentive, config.augment != "none")
 
 
@@ -108,6 +110,7 @@ def _refuse_settings(kind: str, config: BCConfig) -> None:
         wrong[f"augment {config.augment}"] = config.augment != "none"
     if kind == BLIND:
         wrong[f"history {config.history}"] = config.history > 1
+        wrong["proprio off"] = not config.proprio
     for setting, is_set in wrong.items():
         if is_set:
             raise UserError(f"{setting} has no meaning for a policy whose encoder is {kind}; leave it out")

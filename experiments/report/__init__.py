@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsp_robot.experiments.report.figures import save_summary_picture
-from rsp_robot.experiments.report.page import write_report
+from rsp_robot.experiments.report.page import write_page, write_report
+from rsp_robot.experiments.report.picture import save_summary_picture
 
-__all__ = ["save_summary_picture", "write_report"]
+__all__ = ["save_summary_picture", "write_page", "write_report"]

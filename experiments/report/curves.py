@@ -1,21 +1,22 @@
-"""Learning curves from ``metrics.jsonl``: small panels, drawn as SVG."""
+"""Curves from ``metrics.jsonl``: small panels, drawn as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rsp_robot.experiments.report.markup import arm_class, nice_ticks, note, short_number, tag, text
-from rsp_robot.experiments.results import Arm
+from rsp_robot.experiments.report.markup import line_class, nice_ticks, note, short_number, tag, text
 from rsp_robot.files import read_jsonl
 
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 26
 MOST_POINTS = 240
+
+Limits = tuple[float, float] | None
 
 PRETRAINING_PANELS = (
     ("Loss", (("loss", ""),)),
@@ -23,9 +24,10 @@ PRETRAINING_PANELS = (
     ("Masked autoencoding", (("loss_mae", ""),)),
     ("KL of posterior and prior", (("kl", ""),)),
     ("Rank of the features", (("rank_cls", "[CLS]"), ("rank_patches", "patches"))),
+    ("Linear probe, held out", (("probe_actions", "actions"), ("probe_actions_blind", "actions, blind"))),
     ("Learning rate", (("lr", ""),)),
 )
-"""Heading, and per line the metric and its name; a panel without data is left out."""
+"""Heading, and per line the metric and its name, the first one in question; a panel without data is left out."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Series:
     points: list[tuple[float, float]]
     """(step, value), finite, in the order of the steps."""
     css_class: str
+    band: list[tuple[float, float, float]] = field(default_factory=list)
+    """(step, low, high), in the order of the steps."""
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -44,29 +48,30 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and _finite(row.get("step"))]
 
 
-def pretraining_curves(folder: Path) -> str:
-    """Losses, KL, feature rank and learning rate of the pretraining in ``folder``."""
-    rows = read_metrics(folder)
+def pretraining_curves(folders: Sequence[Path]) -> str:
+    """Losses, KL, feature rank, probes and learning rate: all lines of one run, or a line per run of several."""
+    rows = [read_metrics(folder) for folder in folders]
     panels = []
     for heading, lines in PRETRAINING_PANELS:
-        styles = (f"{arm_class(0)}", f"{arm_class(0)} second")
-        series = [Series(name, column(rows, key), style) for (key, name), style in zip(lines, styles, strict=False)]
+        if len(folders) == 1:
+            styles = (line_class(0), f"{line_class(0)} second")
+            pairs = zip(lines, styles, strict=False)
+            series = [Series(name, column(rows[0], key), style) for (key, name), style in pairs]
+        else:
+            (key, name), *_ = lines
+            heading = f"{heading}: {name}" if name else heading
+            runs = zip(names_of(folders), rows, strict=True)
+            series = [Series(run, column(own, key), line_class(i)) for i, (run, own) in enumerate(runs)]
         panels.append(panel(heading, series))
     if not any(panels):
-        return note("No pretraining metrics were recorded in this folder.")
+        return note("No metrics of pretraining were logged yet.")
     return tag("div", *panels, class_="panels")
 
 
-def cloning_curves(run_folder: Path, arms: Sequence[Arm]) -> str:
-    """Training and validation loss of behaviour cloning, one line per arm, from ``bc-<arm>/metrics.jsonl``."""
-    rows = {arm.name: read_metrics(run_folder / f"bc-{arm.name}") for arm in arms}
-    panels = []
-    for heading, key in (("Training loss", "loss"), ("Validation loss", "valid_loss")):
-        series = [Series(arm.label, column(rows[arm.name], key), arm_class(i)) for i, arm in enumerate(arms)]
-        panels.append(panel(heading, series))
-    if not any(panels):
-        return note("No behaviour cloning metrics were recorded in this folder.")
-    return tag("div", *panels, class_="panels")
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Short names of run folders: their own, or their paths where two are called alike."""
+    short = [folder.resolve().name for folder in folders]
+    return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
 
 
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -90,15 +95,22 @@ def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list
     return [*means, points[-1]]
 
 
-def panel(heading: str, series: Sequence[Series]) -> str:
-    """A heading with the last values, and the lines; an empty string where no series has a point."""
+def panel(heading: str, series: Sequence[Series], limits: Limits = None, *, linear: bool = False) -> str:
+    """A heading with the last values, and the lines; an empty string where no series has a point.
+
+    Args:
+        heading: what is drawn.
+        series: the lines.
+        limits: of the vertical axis; by default what the values need.
+        linear: never logarithmic; by default that is what values become which fall far.
+    """
     series = [line for line in series if line.points]
     if not series:
         return ""
-    values = [y for line in series for _, y in line.points]
+    values = [y for line in series for _, y in line.points] + [y for line in series for c in line.band for y in c[1:]]
     steps = [x for line in series for x, _ in line.points]
-    logarithmic = min(values) > 0 and max(values) > 30 * min(values)
-    low, high = _range(values, logarithmic)
+    logarithmic = not linear and min(values) > 0 and max(values) > 30 * min(values)
+    low, high = limits or _range(values, logarithmic)
     last = max(max(steps), 1.0)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -106,6 +118,11 @@ def panel(heading: str, series: Sequence[Series]) -> str:
         return LEFT + (WIDTH - LEFT - RIGHT) * x / last, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
     drawn = [_grid(place, low, high, last, logarithmic)]
+    for line in series:
+        edge = [place(x, y) for x, _, y in line.band] + [place(x, y) for x, y, _ in reversed(line.band)]
+        if edge:
+            shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
+            drawn.append(tag("polygon", points=shape, class_=f"band {line.css_class}"))
     for line in series:
         corners = [place(x, y) for x, y in thin(line.points)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
@@ -152,10 +169,13 @@ def _grid(place: Any, low: float, high: float, last: float, logarithmic: bool) -
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
         parts.append(tag("text", text(short_number(value)), x=LEFT - 6, y=y + 4, text_anchor="end"))
     ticks = nice_ticks(0, last, 4)
+    ends = place(ticks[-1], high)[0] > WIDTH - RIGHT - 8
     for step in ticks:
         x, _ = place(step, high)
-        anchor = "end" if x > WIDTH - RIGHT - 8 else "middle"
-        label = short_number(step) + (" steps" if step == ticks[-1] and anchor == "end" else "")
+        if ends and step != ticks[-1] and x > WIDTH - RIGHT - 80:
+            continue  # the last label, which is longer, would cover it
+        anchor = "end" if ends and step == ticks[-1] else "middle"
+        label = short_number(step) + (" steps" if anchor == "end" else "")
         parts.append(tag("text", text(label), x=x, y=HEIGHT - 8, text_anchor=anchor))
     return "".join(parts)
 

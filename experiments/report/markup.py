@@ -25,6 +25,12 @@ def arm_class(index: int) -> str:
     return f"arm-{index % len(ARM_COLOURS)}"
 
 
+def line_class(index: int) -> str:
+    """CSS classes of the line of the arm at ``index``: its colour, and a dash where the colours begin again."""
+    dash = ("", "second", "third")[index // len(ARM_COLOURS) % 3]
+    return f"{arm_class(index)} {dash}".strip()
+
+
 def arm_styles() -> str:
     """CSS rules that define the colours of the arms, for both colour schemes."""
     light = "".join(f".arm-{i}{{--arm:{light}}}" for i, (light, _) in enumerate(ARM_COLOURS))
@@ -38,7 +44,7 @@ def text(value: object) -> str:
     return escape(kept)
 
 
-def tag(name: str, *content: str, **attributes: object) -> str:
+def tag(name: str, /, *content: str, **attributes: object) -> str:
     """An element. ``content`` is markup already; attribute values are escaped, ``class_`` and ``text_anchor`` renamed.
 
     >>> tag("p", text("a < b"), class_="note")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rsp_robot.errors import UserError
+from rsp_robot.experiments.compare import compare
+from rsp_robot.experiments.compare_files import read_source, runs_of
+from rsp_robot.experiments.compare_output import print_comparison
 from rsp_robot.experiments.evaluate import EvaluateConfig, describe_config, evaluate
+from rsp_robot.experiments.policy_folders import NamedPolicy, find_policies, load_policies
 from rsp_robot.experiments.results import Arm, Results, print_table, save_results
+from rsp_robot.experiments.roles import check_fit, choose_tasks
 from rsp_robot.versions import versions
 
 
@@ -21,57 +26,61 @@ from rsp_robot.versions import versions
 class EvaluateCommand:
     """Which policies are compared, and on what."""
 
-    policies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER ...")]
-    """Policy folders, or run folders of `rsp-robot bc`: the one in question first, then the baselines. A policy goes
-    by the name of its folder unless it is given another."""
+    policies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER[,FOLDER...] ...")]
+    """Policy folders, or run folders of `rsp-robot bc` or `rsp-robot rl`: the one in question first, then the
+    baselines. A policy goes by the name of its folder unless it is given another. Several folders of one name are one
+    policy, made of a folder per task."""
     evaluation: Annotated[EvaluateConfig, tyro.conf.arg(name="")]
+    device: str = "auto"
+    """Where frozen encoders run: auto, cpu, cuda or cuda:<index>. Rows of different devices differ in last bits and are
+    not mixed in one file."""
 
 
 def run_evaluation(command: EvaluateCommand) -> Path:
     """Evaluate, print the table, and write ``<out>.results.json`` beside the rows; return its path.
 
     Raises:
-        UserError: a folder holds no policy, two policies have one name, or the evaluation is refused.
+        UserError: a folder holds no policy, two policies have one name, a policy does not fit the task, or the
+            evaluation is refused.
     """
-    folders = name_policies(command.policies)
-    from rsp_robot.policies.policy import load_policy  # torch only now, so that a mistake in the line is told at once
-
     config = command.evaluation
-    policies = {
-        name: load_policy(folder, task=config.task, allow_mismatch=config.allow_mismatch)
-        for name, folder in folders.items()
-    }
-    rows = evaluate(policies, config)
+    if not command.policies:
+        raise UserError("no policies to evaluate; give their folders, for example: rsp-robot evaluate runs/bc-rsp")
+    named = find_policies(command.policies)
+    tasks = choose_tasks({name: tuple(policy.tasks) for name, policy in named.items()}, config.tasks)
+    for name, policy in named.items():
+        for task in tasks:
+            if not config.allow_mismatch:
+                check_fit(name, tuple(policy.tasks), task)
+    from rsp_robot.devices import pick_device  # torch only now, so that a mistake in the line is told at once
+
+    config = replace(config, tasks=tasks)
+    rows = evaluate(load_policies(named, tasks, config.allow_mismatch, pick_device(command.device)), config)
     results = Results(
         title="Evaluation",
-        task=config.task,
-        arms=tuple(Arm(name, name, f"loaded from {folder}") for name, folder in folders.items()),
+        task=", ".join(tasks),
+        arms=tuple(Arm(name, name, f"loaded from {_places(policy)}") for name, policy in named.items()),
         rows=tuple(rows),
         config=describe_config(config),
         versions=versions(),
         seeds={"first": config.seed, "last": config.seed + config.episodes - 1},
         command=shlex.join(["rsp-robot", *sys.argv[1:]]),
     )
-    print_table(results)
-    return save_results(config.out.with_suffix(".results.json"), results)
+    written = save_results(config.out.with_suffix(".results.json"), results)
+    if len(tasks) == 1:
+        print_table(results)
+    else:
+        print_tasks(config.out, tuple(named))
+    return written
 
 
-def name_policies(words: Sequence[str]) -> dict[str, Path]:
-    """Return the folders by policy name, in the order given.
+def print_tasks(rows: Path, policies: Sequence[str]) -> None:
+    """Print success by task, aggregates and paired differences of the policies in a rows file."""
+    notes: list[str] = []
+    source = read_source(rows, notes)
+    arms = {name: runs_of(source, name) for name in policies}
+    print_comparison(compare(arms, allow_mismatch=True, notes=notes))
 
-    >>> name_policies(["runs/bc-rsp", "runs/bc-blind/policy", "base=runs/old"])
-    {'bc-rsp': PosixPath('runs/bc-rsp'), 'bc-blind': PosixPath('runs/bc-blind/policy'), 'base': PosixPath('runs/old')}
 
-    Raises:
-        UserError: two policies have one name.
-    """
-    folders: dict[str, Path] = {}
-    for word in words:
-        given, _, folder = word.rpartition("=") if "=" in word and not Path(word).exists() else ("", "", word)
-        path = Path(folder)
-        place = path.resolve()
-        name = given or (place.parent.name if place.name == "policy" else place.name)
-        if name in folders:
-            raise UserError(f"two policies are called {name!r}; give one another name: other={word}")
-        folders[name] = path
-    return folders
+def _places(policy: NamedPolicy) -> str:
+    return ", ".join(str(folder) for folder in policy.folders)

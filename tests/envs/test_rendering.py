@@ -180,6 +180,35 @@ def test_a_larger_picture_does_not_change_the_observation() -> None:
 # Finding a backend.
 
 
+LOST = """
+import os, sys
+from rsp_robot import envs
+env = envs.make("metaworld/push-v3", cameras="close", image_size=48)
+before = env.reset(seed=5)[0]["close"]
+from OpenGL import GL
+context = env._renderer._context
+if sys.argv[1] == "framebuffer":
+    GL.glDeleteFramebuffers(1, [context.offFBO])
+else:
+    GL.glDeleteRenderbuffers(1, [context.offColor])
+try:
+    said = env.render("close", 48).max()
+except RuntimeError as error:
+    said = error
+print(before.std() > 20, said, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [("framebuffer", "OpenGL cannot draw any more (invalid framebuffer); its context is lost"), ("colours", "0")],
+)
+def test_a_context_that_lost_its_buffers_gives_an_error_or_black_and_no_older_picture(gone: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST, gone], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"True {said}\n", done.stderr
+
+
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return an empty environment, and nothing found yet."""

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from rsp_robot.envs import rendering
 from rsp_robot.experiments import evaluate, recording
+from rsp_robot.policies import policy
 
 ENTRY_POINTS = "[rsp_robot.envs]\ntoy = toy_suite:SUITE\n"
 
@@ -33,6 +36,15 @@ def toy_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setenv(rendering._CHECKED, "egl")
     return marks
+
+
+@pytest.fixture
+def toy_policies(toy_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Make a kind of policy on disk known for the toy suite, and go to an empty folder; return ``toy_policies.py``."""
+    monkeypatch.setitem(policy.KINDS, "toy", "toy_policies:load")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return import_module("toy_policies")
 
 
 class SeeingPolicy:

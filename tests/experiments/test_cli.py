@@ -14,7 +14,6 @@ import pytest
 from rsp_robot.errors import Preempted, UserError
 from rsp_robot.experiments import cli
 from rsp_robot.experiments.usage import first_words, parse_options
-from rsp_robot.experiments.verbs.evaluate import name_policies
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evalute"], "unknown verb 'evalute'; did you mean evaluate?"),
+        (["evaluat"], "unknown verb 'evaluat'; did you mean evaluate?"),
         (["--vresion"], "unknown option before the verb '--vresion'; did you mean --version?"),
         (["collect"], "missing from rsp-robot collect: --out PATH"),
         (["evaluate", "a", "--task", "t", "--episods", "4"], "perhaps you meant: --episodes"),
@@ -266,16 +265,3 @@ def test_panels_drawn_without_unicode_are_read_as_well() -> None:
 def test_unreadable_panels_still_say_something() -> None:
     assert first_words("") == "these options do not fit"
     assert first_words("plain words") == "plain words"
-
-
-def test_policies_go_by_the_name_of_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert name_policies(["runs/a", "b/policy/", "c=runs/a"]) == {
-        "a": Path("runs/a"),
-        "b": Path("b/policy"),
-        "c": Path("runs/a"),
-    }
-    (tmp_path / "lr=3").mkdir()
-    assert name_policies(["lr=3"]) == {"lr=3": Path("lr=3")}
-    with pytest.raises(UserError, match="two policies are called 'a'; give one another name: other=old/a"):
-        name_policies(["runs/a", "old/a"])

@@ -413,3 +413,20 @@ def test_rows_of_a_real_evaluation_are_compared(toy_suite: Path, tmp_path: Path,
     assert table.arms[0].tasks[0].rate == 1.0 > table.arms[1].tasks[0].rate
     assert table.pairs[0].difference.b_better == 0
     assert table.settings["toy/reach"]["horizon"] == 12
+
+
+def test_settings_of_each_policy_and_task_in_a_plan_are_compared(toy_suite: Path, tmp_path: Path, seeing: Any) -> None:
+    out = tmp_path / "evaluation.jsonl"
+    small, large, blind = (type(seeing)() for _ in range(3))
+    small.image_size, large.image_size, blind.cameras = 32, 48, ()
+    blind.act = lambda observations, ids: -observations["proprio"]
+    tasks = ("toy/reach", "toy/torchless")
+    policies = {"small": small, "large": large, "blind": dict.fromkeys(tasks, blind)}
+    evaluate(policies, EvaluateConfig(tasks, out, episodes=4, workers=1))
+    with pytest.raises(UserError, match="toy/reach: image_size is 32 in .*, 48 in"):
+        table_of(f"a={out}:small", f"b={out}:large")
+    table = table_of(f"a={out}:small", f"b={out}:blind")
+    assert table.tasks == tasks and table.settings["toy/torchless"]["image_size"] == 32
+    one, other = (arm[0].source for arm in read_arms([f"a={out}:small", f"b={out}:blind"], None, []).values())
+    assert one.settings["cameras"] == ["front"] and "cameras" not in other.settings
+    assert one.settings["protocol"] == "honest" and one.settings["horizon"] == 12

@@ -11,7 +11,7 @@ from rsp_robot.files import read_json
 
 
 def row(policy: str, episode: int, success: bool | None, error: str | None = None) -> dict:
-    return {"policy": policy, "episode": episode, "success_once": success, "error": error}
+    return {"policy": policy, "task": "toy/reach", "episode": episode, "success_once": success, "error": error}
 
 
 def test_first_success_and_first_failure_are_chosen():
@@ -27,18 +27,18 @@ def test_films_show_the_episodes_of_the_rows(toy_suite, tmp_path, seeing, blind)
     rows = evaluate(policies, config)
     films = record_videos(policies, config, rows, tmp_path / "media", size=32)
     assert films == {
-        ("see", "success"): tmp_path / "media" / "see-success.mp4",
-        ("blind", "failure"): tmp_path / "media" / "blind-failure.mp4",
+        ("see", "toy/reach", "success"): tmp_path / "media" / "see-success.mp4",
+        ("blind", "toy/reach", "failure"): tmp_path / "media" / "blind-failure.mp4",
     }
     caption = read_json(tmp_path / "media" / "see-success.json")
     assert (caption["episode"], caption["seed"], caption["length"]) == (0, 100_000, rows[0]["length"])
     # 60 steps a second at half speed and 30 frames a second: every step is a frame. The last one is held for 0.7 s.
-    frames = iio.imread(films["blind", "failure"], plugin="pyav")
+    frames = iio.imread(films["blind", "toy/reach", "failure"], plugin="pyav")
     assert frames.shape == (12 + 1 + 21, 32, 32, 3)
 
-    made = films["see", "success"].stat().st_mtime_ns
+    made = films["see", "toy/reach", "success"].stat().st_mtime_ns
     record_videos(policies, config, rows, tmp_path / "media", size=32)
-    assert films["see", "success"].stat().st_mtime_ns == made, "a film that is there is not made again"
+    assert films["see", "toy/reach", "success"].stat().st_mtime_ns == made, "a film that is there is not made again"
 
 
 def replace_success(found: dict) -> dict:
@@ -53,5 +53,17 @@ def test_a_rollout_that_does_not_repeat_is_not_shown(toy_suite, tmp_path, blind)
     with pytest.warns(UserWarning, match="did not go as in its row"):
         films = record_videos({"blind": blind}, config, [replace_success(rows[0])], tmp_path / "media")
     assert films == {} and list((tmp_path / "media").iterdir()) == []
+    raised = [{**rows[0], "task": "toy/raise"}]
     with pytest.warns(UserWarning, match="ArithmeticError"):
-        record_videos({"blind": blind}, replace(config, task="toy/raise", attempts=1), rows, tmp_path / "media")
+        record_videos({"blind": blind}, replace(config, tasks="toy/raise", attempts=1), raised, tmp_path / "media")
+
+
+def test_films_of_several_tasks_are_told_apart(toy_suite, tmp_path, blind):
+    config = EvaluateConfig(("toy/reach", "toy/leave"), out=tmp_path / "rows.jsonl", episodes=1, workers=1)
+    rows = evaluate({"blind": blind}, config)
+    films = record_videos({"blind": blind}, config, rows, tmp_path / "media", size=32)
+    assert {key: path.name for key, path in films.items()} == {
+        ("blind", "toy/reach", "failure"): "blind-toy-reach-failure.mp4",
+        ("blind", "toy/leave", "success"): "blind-toy-leave-success.mp4",
+    }
+    assert read_json(tmp_path / "media" / "blind-toy-leave-success.json")["task"] == "toy/leave"

@@ -182,16 +182,34 @@ def test_the_verb_draws_runs_of_pretraining(tmp_path: Path, say: Callable[..., t
     assert "give --out" in said
 
 
-def test_the_verb_keeps_quickstart_folders_apart(
-    tmp_path: Path, say: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_is_for_runs_of_pretraining_alone(tmp_path: Path, say: Callable[..., tuple[int, str]]) -> None:
     quickstart = tmp_path / "quickstart"
     write_text(quickstart / "config.yaml", "task: metaworld/push-v3\n")
     run = make_run(quickstart / "pretrain")
-    monkeypatch.setattr("rsp_robot.experiments.report.write_report", lambda folder: folder / "report.html")
-    assert say(quickstart) == (0, str(quickstart / "report.html"))
     assert say(run) == (0, str(run / "curves.png"))
-    assert "--out is for runs of pretraining" in say(quickstart, "--out", "a.png")[1]
-    assert "is no run folder of `rsp-robot pretrain`" in say(run, quickstart, "--out", tmp_path / "a.png")[1]
-    assert "does not exist or is no folder" in say(tmp_path / "nowhere")[1]
-    assert "the following arguments are required" in say()[1].lower() or "no folder to report on" in say()[1]
+    assert say(quickstart) == (0, str(quickstart / "report.html"))  # of its pretraining: there is nothing else yet
+    for words in ((quickstart,), (run, quickstart)):
+        status, said = say(*words, "--out", tmp_path / "a.png")
+        assert status == 2
+        assert f"a.png is a picture, for runs of pretraining alone; {quickstart} needs a .html" in said
+    assert not (tmp_path / "a.png").exists()
+    assert "does not exist; check the path" in say(tmp_path / "nowhere")[1]
+    assert "the following arguments are required" in say()[1].lower() or "nothing to report on" in say()[1]
+
+
+def test_runs_of_pretraining_make_a_page_too(tmp_path: Path, say: Callable[..., tuple[int, str]]) -> None:
+    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    out = tmp_path / "both.html"
+    assert say(one, two, "--out", out) == (0, str(out))
+    page = out.read_text(encoding="utf-8")
+    for heading in (
+        "Prediction of the future: posterior",
+        "Rank of the features: [CLS]",
+        "Linear probe, held out: actions",
+    ):
+        assert heading in page
+    assert page.count('class="last"') == 2 * page.count('class="panel"')
+    assert '<section id="success"' not in page
+    status, said = say(one, two, "--out", out, "--csv", tmp_path / "a.csv")
+    assert status == 2
+    assert "no numbers for --csv" in said

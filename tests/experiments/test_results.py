@@ -241,7 +241,7 @@ def test_table_fits_a_terminal_and_shows_what_the_rows_say() -> None:
     print_table(results_of(rsp="s" * 16 + "ff", random="s" * 14 + "ffff", blind="f" * 18), console)
     shown = stream.getvalue()
     assert max(map(len, shown.splitlines())) <= 80
-    for text in ("16/18", "89 %", "[67, 97]", "RSP vs random", "2 : 0", "+11 [0, +28]", "0.50", "< 0.001"):
+    for text in ("16/18", "89 %", "[67, 97]", "RSP vs random", "2 : 0", "+11 [−1, +30]", "0.50", "< 0.001"):
         assert text in shown, text
     assert "is not established." in " ".join(shown.split())
 

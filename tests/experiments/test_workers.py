@@ -9,20 +9,16 @@ import pytest
 
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import workers
-from rsp_robot.experiments.simulation_worker import Episode, Outcome, Setup
+from rsp_robot.experiments.simulation_worker import Episode, Outcome, Scene
 from rsp_robot.experiments.workers import Worker, play_episodes
 
 
-def setup(task: str) -> Setup:
-    return Setup(f"toy/{task}", 16, "lean", None, True)
-
-
-def episodes(count: int, policy: str = "blind") -> list[Episode]:
-    return [Episode(policy, number, number, ()) for number in range(count)]
+def episodes(task: str, count: int, policy: str = "blind", cameras: tuple[str, ...] = ()) -> list[Episode]:
+    return [Episode(policy, number, number, Scene(f"toy/{task}", cameras, 16)) for number in range(count)]
 
 
 def play(policy, task: str, count: int, size: int = 2, **kwargs) -> dict[int, Outcome | str]:
-    found = list(play_episodes({"blind": policy}, episodes(count), setup(task), size, **kwargs))
+    found = list(play_episodes({("blind", f"toy/{task}"): policy}, episodes(task, count), size, **kwargs))
     assert len(found) == len({episode for episode, _ in found}), "an episode ended twice"
     return {episode.number: outcome for episode, outcome in found}
 
@@ -39,7 +35,7 @@ def test_every_episode_is_played_once_and_without_torch(toy_suite, blind):
 
 
 def test_the_first_message_says_what_is_imported(toy_suite):
-    worker = Worker(setup("reach"))
+    worker = Worker()
     kind, modules = worker.connection.recv()
     worker.stop()
     worker.join()
@@ -59,6 +55,18 @@ def test_a_hanging_process_is_replaced(toy_suite, blind):
     outcomes = play(blind, "hang-once", 3, step_timeout_s=1.0)
     assert all(isinstance(outcome, Outcome) for outcome in outcomes.values())
     assert time.monotonic() - started < 30
+
+
+def test_a_lost_opengl_context_costs_a_process_and_no_episode(toy_suite, seeing):
+    policies = {("see", f"toy/{task}"): seeing for task in ("lose-context-once", "reach")}
+    lost = dict(play_episodes(policies, episodes("lose-context-once", 4, "see", ("front",)), 2))
+    kept = dict(play_episodes(policies, episodes("reach", 4, "see", ("front",)), 2))
+    assert [e.total_return for e in by_number(lost)] == [e.total_return for e in by_number(kept)]
+    assert len(seeing.begun) == 4 + 1 + 4 and (toy_suite / "lost").exists()
+
+
+def by_number(found: dict[Episode, Outcome | str]) -> list[Outcome]:
+    return [found[episode] for episode in sorted(found, key=lambda episode: episode.number)]
 
 
 def test_three_failures_give_an_episode_up_with_the_reason(toy_suite, blind):
@@ -124,13 +132,13 @@ def test_no_process_is_left_behind(toy_suite, blind):
     started = []
 
     class Noted(Worker):
-        def __init__(self, setup):
-            super().__init__(setup)
+        def __init__(self):
+            super().__init__()
             started.append(self)
 
     original, workers.Worker = workers.Worker, Noted
     try:
-        stream = play_episodes({"blind": blind}, episodes(6), setup("reach"), 2)
+        stream = play_episodes({("blind", "toy/reach"): blind}, episodes("reach", 6), 2)
         next(stream)
         stream.close()  # the user lost interest, or an exception came
     finally:
@@ -142,11 +150,37 @@ def test_no_process_is_left_behind(toy_suite, blind):
             os.kill(worker.process.pid, 0)
 
 
-def test_several_policies_share_the_processes(toy_suite, blind, seeing):
-    jobs = [Episode(name, i, i, cameras) for i in range(3) for name, cameras in (("blind", ()), ("see", ("front",)))]
-    found = dict(play_episodes({"blind": blind, "see": seeing}, jobs, setup("reach"), 2))
+def test_several_policies_and_tasks_share_the_processes(toy_suite, blind, seeing):
+    jobs = [*episodes("reach", 3), *episodes("reach", 3, "see", ("front",)), *episodes("leave", 3)]
+    policies = {("blind", "toy/reach"): blind, ("see", "toy/reach"): seeing, ("blind", "toy/leave"): blind}
+    found = dict(play_episodes(policies, jobs, 2))
     assert set(found) == set(jobs)
     assert sorted(seeing.begun) == [0, 1, 2]
-    for i in range(3):
-        states = {found[Episode(name, i, i, c)].initial_state for name, c in (("blind", ()), ("see", ("front",)))}
-        assert len(states) == 1
+    for number in range(3):
+        assert found[jobs[number]].initial_state == found[jobs[3 + number]].initial_state
+        assert found[jobs[6 + number]].first_success == 0, "success holds at the reset of that task alone"
+
+
+def test_a_policy_never_plays_two_episodes_of_one_seed_at_a_time(toy_suite):
+    """It remembers episodes by their seeds."""
+
+    class Remembering:
+        cameras = ()
+
+        def __init__(self):
+            self.steps = {}
+
+        def reset(self, ids):
+            self.steps |= dict.fromkeys(ids, 0)
+
+        def act(self, observations, ids):
+            for number in ids:
+                self.steps[number] += 1
+            return np.array([[0.1 * self.steps[number], 0.0] for number in ids], np.float32)
+
+    policy = Remembering()
+    names = ("a", "b", "c")
+    jobs = [Episode(name, 5, 5, Scene("toy/reach")) for name in names]
+    found = dict(play_episodes({(name, "toy/reach"): policy for name in names}, jobs, 3))
+    returns = {outcome.total_return for outcome in found.values()}
+    assert returns == {play(Remembering(), "reach", 6)[5].total_return}

@@ -25,6 +25,7 @@ TASKS = {
     "crash": "the process dies at the second step",
     "crash-once": "the process dies at the second step of the first episode that gets there",
     "hang-once": "the simulation hangs at the second step of the first episode that gets there",
+    "lose-context-once": "pictures are black from the second step of the first episode that gets there on",
     "raise": "the simulator raises an error at the second step",
     "torchless": "fails where torch is imported",
     "unseeded": "every episode starts elsewhere",
@@ -58,7 +59,9 @@ class ToyEnv(gymnasium.Env):
         self.observation_space = spaces.Dict(
             dict.fromkeys(cameras, image) | {"proprio": spaces.Box(-9.0, 9.0, (2,), np.float32)}
         )
-        self.closed = self.shows_state = False
+        self.closed = self.shows_state = self.lost = False
+        if "TOY_MARKS" in os.environ:
+            mark(f"process-{os.getpid()}")
 
     def show_state(self) -> None:
         self.shows_state = True
@@ -87,6 +90,8 @@ class ToyEnv(gymnasium.Env):
             os.kill(os.getpid(), 9)
         if self._name == "hang-once" and mark("hung"):
             time.sleep(600)
+        if self._name == "lose-context-once" and mark("lost"):
+            self.lost = True
         if self._name == "raise":
             raise ArithmeticError("the solver\ndiverged")
         if self._name == "torchless" and "torch" in sys.modules:
@@ -106,13 +111,15 @@ class ToyEnv(gymnasium.Env):
         """A flat picture whose colour tells where the goal is."""
         colour = np.clip(128 + 60 * self.goal, 0, 255).astype(np.uint8)
         picture = np.zeros((size, size, 3), np.uint8)
+        if self.lost:
+            return picture
         picture[..., :2] = colour
         picture[: size // 2, :, 2] = 50 if camera == "front" else 200
         return picture
 
     def render(self, camera: str | None = None, size: int | None = None) -> np.ndarray:  # type: ignore[override]
         picture = self._picture(camera or "front", size or 32)
-        picture[-1, -1] = self.steps
+        picture[-1, -1] = 0 if self.lost else self.steps
         return picture
 
     def state_hash(self) -> str:

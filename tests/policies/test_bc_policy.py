@@ -262,3 +262,19 @@ def test_an_encoder_with_another_pooling_is_pooled_as_the_policy_was(make_data, 
     policy = load_policy(folder, encoder.with_pooling("tokens"))
     assert policy.eyes.pooling == "mean"
     assert np.array_equal(policy.act(observe(2)), load_policy(folder, encoder).act(observe(2)))
+
+
+@pytest.mark.parametrize("change", [{}, {"pooling": "attentive"}, {"history": 3, "fusion": "difference"}])
+def test_a_policy_without_proprioception_does_not_feel(make_data, tmp_path, change):
+    data = make_data(count=4)
+    settings = {"normalise_actions": "none", "steps": 5, "batch_size": 8, "proprio": False}
+    folder = train_bc(data, "random:vit-nano/8@16", tmp_path / "run", BCConfig(**settings, **change))
+    policy = load_policy(folder)
+    seen = observe(3)
+    first = policy.act(seen, ids=[0, 1, 2])
+    policy.reset([0, 1, 2])
+    felt = seen | {"proprio": seen["proprio"] + 7}
+    assert np.array_equal(first, policy.act(felt, ids=[0, 1, 2]))
+    policy.reset([0, 1, 2])
+    del felt["proprio"]
+    assert np.array_equal(first, policy.act(felt, ids=[0, 1, 2]))

@@ -208,6 +208,8 @@ def test_training_sees_shifted_pictures_and_validation_sees_them_as_they_are(mak
     ("encoder", "change", "message"),
     [
         (None, {"history": 2}, "history 2 has no meaning for a policy whose encoder is blind"),
+        ("none", {"proprio": False}, "proprio off has no meaning for a policy whose encoder is blind"),
+        ("random:vit-nano/8@16", {"head": "flow", "pooling": "tokens", "proprio": False}, "choose pooling attentive"),
         ("none", {"augment": "shift"}, "augment shift has no meaning for a policy whose encoder is blind"),
         ("state", {"augment": "shift"}, "augment shift has no meaning for a policy whose encoder is state"),
         ("scratch", {"pooling": "cls"}, "pooling cls has no meaning for a policy whose encoder is scratch"),

@@ -181,7 +181,7 @@ def test_a_store_that_is_cut_under_a_run_is_an_error_not_a_crash(tmp_path: Path)
         resident.gather(np.array([[2, 6]]))
     with pytest.raises(UnreadableVideo, match="cannot be read any more"):
         from_store(videos, CPU, "disk")
-    assert list(from_store(videos, CPU, "device", quiet=True).lost) == [0, 1, 2]
+    assert set(from_store(videos, CPU, "device", quiet=True).lost) == {0, 1, 2}
 
 
 def test_only_packed_frames_can_live_on_the_disk() -> None:

@@ -97,16 +97,18 @@ def test_nothing_breaks_where_nothing_can_be_kept(
     assert len(build_index(tmp_path / "films")) == 1
 
 
-def test_a_thousand_videos_open_again_within_a_second(tmp_path: Path, record: Record) -> None:
+def test_a_thousand_videos_open_again_in_a_fraction_of_the_time(tmp_path: Path, record: Record) -> None:
     film = record(tmp_path / "films" / "0000.mp4", 2).read_bytes()
     for number in range(1, 1000):
         (tmp_path / "films" / f"{number:04}.mp4").write_bytes(film)
-    first = build_index(tmp_path / "films")
-    started = time.perf_counter()
-    again = build_index(tmp_path / "films")
-    seconds = time.perf_counter() - started
+    started = time.process_time()
+    first = build_index(tmp_path / "films", workers=1)
+    anew = time.process_time() - started
+    started = time.process_time()
+    again = build_index(tmp_path / "films", workers=1)
+    seconds = time.process_time() - started
     assert again == first and sum(len(entry.videos) for entry in again) == 1000
-    assert seconds < 1.0
+    assert seconds < anew / 5
 
 
 def test_arrays_hold_several_videos_in_one_entry(tmp_path: Path) -> None:
