@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +12,14 @@ from torch import Tensor, nn
 
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.policies.bc_data import Sample, Scalings
-from rsp_robot.policies.embeddings import embedding_shape, encode_rows
+from rsp_robot.policies.embeddings import encode_rows
 from rsp_robot.policies.eyes import build_eyes
 from rsp_robot.policies.heads import find_head
 from rsp_robot.policies.history import Past
 from rsp_robot.policies.network import NetworkShape, PolicyNetwork
 from rsp_robot.policies.observations import check_frames, check_vector
-from rsp_robot.policies.sight import FROZEN, with_pooling
+from rsp_robot.policies.own_encoder import find_own_encoder
+from rsp_robot.policies.sight import FROZEN
 from rsp_robot.policies.threads import one_thread
 
 if TYPE_CHECKING:
@@ -133,47 +132,15 @@ class BCPolicy:
         return self._memories[number]
 
 
-def _encoder_for(
-    folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None, allow_mismatch: bool
-) -> FrozenEncoder:
-    """Return the encoder given, or the one that was there at training time; check that it is the policy's.
-
-    Raises:
-        UserError: it is not, or is nowhere to be found.
-    """
-    wanted = config["encoder"]
-    if encoder is None:
-        if wanted["source"] is None:
-            raise UserError(f"the policy in {folder} does not know where its encoder is; give the encoder")
-        from rsp_robot.encoder import FrozenEncoder
-
-        beside = Path(os.path.normpath(folder.resolve() / wanted["source"]))
-        try:
-            encoder = FrozenEncoder.load(beside if beside.exists() else wanted["source"])
-        except UserError as error:
-            raise UserError(f"the encoder of the policy in {folder} does not load: {error}") from None
-    encoder = with_pooling(encoder, config["eyes"]["pooling"])
-    fingerprint = encoder.fingerprint
-    if fingerprint != wanted["fingerprint"]:
-        differs = f"the policy in {folder} was trained with encoder {wanted['fingerprint']}, this is {fingerprint}"
-        if not allow_mismatch:
-            raise UserError(f"{differs}; give that encoder, train the policy again, or insist with --allow-mismatch")
-        warnings.warn(differs, stacklevel=4)
-    shape, expected = embedding_shape(encoder), tuple(config["network"]["embedding"])
-    if shape != expected:
-        raise UserError(
-            f"the encoder gives embeddings of shape {shape}, the policy in {folder} takes {expected}; give another one"
-        )
-    return encoder
-
-
 def _eyes_for(
     folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None, allow_mismatch: bool
 ) -> nn.Module | None:
     """Return what the policy looks with."""
     kind = config["eyes"]["kind"]
     if kind == FROZEN:
-        return _encoder_for(folder, config, encoder, allow_mismatch)
+        shape = tuple(config["network"]["embedding"])
+        pooling = config["eyes"]["pooling"]
+        return find_own_encoder(folder, config["encoder"], pooling, shape, encoder, allow_mismatch)
     if encoder is not None:
         reason = {"blind": "is blind", "state": "sees the state"}.get(kind, "has eyes of its own")
         raise UserError(f"the policy in {folder} {reason} and takes no encoder; load it without one")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from rsp_robot.errors import UserError
 from rsp_robot.policies.observations import check_frames, check_vector
+from rsp_robot.policies.own_encoder import find_own_encoder
 from rsp_robot.policies.rl.actor import run_layers
 from rsp_robot.policies.rl.embedder import Embedder, join
 from rsp_robot.policies.rl.normaliser import CLIP
@@ -34,6 +33,7 @@ class RLPolicy:
     Attributes:
         cameras: whose pictures it takes, in order.
         state: whether it takes ``observations["state"]``.
+        tasks: the one it was trained on.
         image_size, quality: of the pictures it was trained on (None where it sees none).
         fingerprint: hash of everything its actions depend on.
     """
@@ -50,7 +50,9 @@ class RLPolicy:
         image_size: int | None = None,
         quality: str | None = None,
         fingerprint: str = "",
+        tasks: tuple[str, ...] = (),
     ) -> None:
+        self.tasks = tasks
         self.layers, self.tensors, self.mean, self.std = tuple(layers), dict(tensors), mean, std
         self.embedder, self.action_repeat = embedder, action_repeat
         self.cameras, self.state = embedder.cameras, "state" in embedder.vectors
@@ -111,40 +113,16 @@ class RLPolicy:
         return seen | {key: check_vector(observations, key, width) for key, width in self.widths.items()}
 
 
-def find_encoder(
-    folder: Path, config: Mapping[str, Any], encoder: FrozenEncoder | None, allow_mismatch: bool = False
+def _encoder_for(
+    folder: Path, recorded: Mapping[str, Any] | None, encoder: FrozenEncoder | None, allow_mismatch: bool
 ) -> FrozenEncoder | None:
-    """Return the encoder given, or the one that was there at training time; check that it is the policy's.
-
-    With ``allow_mismatch`` another one gets by with a warning.
-
-    Raises:
-        UserError: it is not, or is nowhere to be found.
-    """
-    wanted = config["encoder"]
-    if wanted is None:
-        if encoder is not None:
-            raise UserError(f"the policy in {folder} sees no pictures and takes no encoder; load it without one")
-        return None
-    if encoder is None:
-        if wanted["source"] is None:
-            raise UserError(f"the policy in {folder} does not know where its encoder is; give the encoder")
-        from rsp_robot.encoder import FrozenEncoder
-
-        beside = Path(os.path.normpath(folder.resolve() / wanted["source"]))
-        try:
-            encoder = FrozenEncoder.load(beside if beside.exists() else wanted["source"])
-        except UserError as error:
-            raise UserError(f"the encoder of the policy in {folder} does not load: {error}") from None
-        if wanted.get("pooling") and encoder.pooling != wanted["pooling"]:
-            encoder = encoder.with_pooling(wanted["pooling"])
-    fingerprint = encoder.fingerprint
-    if fingerprint != wanted["fingerprint"]:
-        differs = f"the policy in {folder} was trained with encoder {wanted['fingerprint']}, this is {fingerprint}"
-        if not allow_mismatch or encoder.dim != wanted["dim"]:
-            raise UserError(f"{differs}; give that encoder, train the policy again, or insist with --allow-mismatch")
-        warnings.warn(differs, stacklevel=2)
-    return encoder
+    """Return what the policy looks through, None where it sees no pictures."""
+    if recorded is not None:
+        pooling, shape = recorded["pooling"] or "", (recorded["dim"],)
+        return find_own_encoder(folder, recorded, pooling, shape, encoder, allow_mismatch)
+    if encoder is not None:
+        raise UserError(f"the policy in {folder} sees no pictures and takes no encoder; load it without one")
+    return None
 
 
 def load_rl(
@@ -165,7 +143,7 @@ def load_rl(
     """
     head = config["head"]
     embedder = Embedder(
-        find_encoder(folder, config, encoder, allow_mismatch),
+        _encoder_for(folder, config["encoder"], encoder, allow_mismatch),
         config["cameras"],
         head["vectors"],
         head["history"],
@@ -183,4 +161,5 @@ def load_rl(
         config["image_size"],
         config["quality"],
         config["fingerprint"],
+        (config["task"],),
     )

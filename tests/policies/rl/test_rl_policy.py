@@ -77,7 +77,7 @@ def save(folder: Path, encoder: FrozenEncoder | None) -> Path:
     features = 2 + (encoder.dim if encoder else 0)
     config = {
         "kind": "reinforcement_learning", "cameras": ["front"] if encoder else [], "image_size": 16, "quality": "lean",
-        "encoder": about, "head": head,
+        "encoder": about, "head": head, "task": "toy/point",
     }  # fmt: skip
     tensors = {"actor.0.weight": torch.zeros(3, features), "actor.0.bias": torch.ones(3)}
     return save_policy_folder(
@@ -88,6 +88,7 @@ def save(folder: Path, encoder: FrozenEncoder | None) -> Path:
 def test_the_encoder_has_to_be_the_one_of_training(tmp_path, frozen) -> None:
     folder = save(tmp_path / "policy", frozen)
     assert load_policy(folder, frozen).act(rows(1)).tolist() == [[1, 1, 1]]
+    assert load_policy(folder, frozen).tasks == ("toy/point",)
     other = FrozenEncoder.load("random:vit-nano/8@16#1")
     with pytest.raises(UserError, match=f"trained with encoder {frozen.fingerprint}, this is {other.fingerprint}"):
         load_policy(folder, other)
