@@ -26,7 +26,7 @@ setup: ## Make .venv with everything in it (every target below does this by itse
 	@scripts/setup.sh
 
 .PHONY: quickstart
-quickstart: setup ## Demonstrations, RSP, policies, evaluation and report.html: ten minutes on 2 cores
+quickstart: setup ## Demonstrations, RSP, policies, evaluation and report.html: ten to fourteen minutes on 2 cores
 	@$(BIN)/rsp-robot quickstart $(ARGS)
 
 .PHONY: doctor
