@@ -16,6 +16,7 @@ from rsp_robot.policies.episodes import Recording
 from rsp_robot.policies.eyes import ScratchCNN, TrainableEncoder, describe_eyes
 from rsp_robot.policies.frozenness import FrozenGuard
 from rsp_robot.policies.network import PolicyNetwork
+from rsp_robot.policies.own_encoder import locate
 from rsp_robot.policies.policy import save_policy_folder
 from rsp_robot.policies.sight import STATE, Sight
 from rsp_robot.versions import SIMULATORS
@@ -114,12 +115,3 @@ def relevant_simulators(task: str, recorded: dict[str, str]) -> dict[str, str]:
     suite = task.partition("/")[0]
     relevant = ("mujoco", suite) if suite in SIMULATORS else SIMULATORS
     return {name: recorded[name] for name in relevant if name in recorded}
-
-
-def locate(source: str | os.PathLike[str] | None, policy: Path) -> str | None:
-    """Return where an encoder can be loaded from again: relative to the policy's folder, or as it was given."""
-    if source is None:
-        return None
-    if Path(source).exists():
-        return os.path.relpath(Path(source).resolve(), policy.resolve())
-    return str(source)

@@ -20,7 +20,7 @@ from rsp_robot.policies.network import NetworkShape, PolicyNetwork
 from rsp_robot.policies.observations import check_frames, check_vector
 from rsp_robot.policies.own_encoder import find_own_encoder
 from rsp_robot.policies.sight import FROZEN
-from rsp_robot.policies.threads import one_thread
+from rsp_robot.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.encoder import FrozenEncoder

@@ -16,8 +16,8 @@ from rsp_robot.errors import UserError
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.embedding_cache import EmbeddingCache
 from rsp_robot.policies.embedding_entry import Identity
-from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
+from rsp_robot.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.demonstrations import DemonstrationFile

@@ -14,9 +14,9 @@ from rsp_robot.errors import UserError
 from rsp_robot.policies.bc_data import BCData
 from rsp_robot.policies.eyes import random_shift
 from rsp_robot.policies.network import PolicyNetwork
-from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
 from rsp_robot.run_folder import RunFolder
+from rsp_robot.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.policies.bc_config import BCConfig

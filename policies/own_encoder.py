@@ -60,3 +60,12 @@ def find_own_encoder(
             "give another one"
         )
     return encoder
+
+
+def locate(source: str | os.PathLike[str] | None, policy: Path) -> str | None:
+    """Return where an encoder can be loaded from again: relative to the policy's folder, or as it was given."""
+    if source is None:
+        return None
+    if Path(source).exists():
+        return os.path.relpath(Path(source).resolve(), policy.resolve())
+    return str(source)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rsp_robot.errors import UserError
+from rsp_robot.threads import one_thread
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 (B, H, W, 3) -> float32 (B, ...)
 TOLERANCE = 1e-4
@@ -98,14 +97,3 @@ def latencies_ms(runs: list[Run], frames: np.ndarray) -> list[float]:
                 run(frames)
                 times.append(1000 * (time.perf_counter() - start))
     return [statistics.median(times) for times in taken]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

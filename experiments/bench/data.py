@@ -21,13 +21,13 @@ from rsp_robot.experiments.bench.measure import seconds
 from rsp_robot.experiments.bench.naive import load_pair
 from rsp_robot.experiments.presets import find_preset
 from rsp_robot.files import read_jsonl
-from rsp_robot.policies.threads import one_thread
 from rsp_robot.pretrain.augment import Augmentation, draw_boxes
 from rsp_robot.pretrain.residence import from_store
 from rsp_robot.pretrain.samples import Pictures, Samples
 from rsp_robot.pretrain.sampling import PairSpec
 from rsp_robot.pretrain.train import pretrain
 from rsp_robot.progress import Progress
+from rsp_robot.threads import one_thread
 from rsp_robot.videos import Videos, open_videos
 from rsp_robot.videos.pack import pack_videos
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rsp_robot.experiments.bench.data import DataBench, Measured
 from rsp_robot.experiments.bench.report import machine
-from rsp_robot.policies.threads import one_thread
+from rsp_robot.threads import one_thread
 from rsp_robot.versions import versions
 
 

@@ -19,8 +19,8 @@ from rsp_robot.experiments.bench.measure import seconds
 from rsp_robot.experiments.bench.policy_learning import Cloning, Learning, measure_cloning, measure_learning
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.embeddings import encode_rows, encode_stream
-from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
+from rsp_robot.threads import one_thread
 
 LATENCY_TARGET, CLONING_TARGET, STEPS_TARGET, BYTES_TARGET = 1.10, 10.0, 3.0, 1 / 20
 WARM_UP = 5

@@ -33,7 +33,7 @@ from rsp_robot.policies.rl.embedding_env import EmbeddingVecEnv
 from rsp_robot.policies.rl.extractor import FrozenEncoderExtractor
 from rsp_robot.policies.rl.normaliser import RunningNorm
 from rsp_robot.policies.sight import FROZEN, Sight
-from rsp_robot.policies.threads import one_thread
+from rsp_robot.threads import one_thread
 
 CAMERA = "camera"
 PROPRIO, ACTIONS, EPISODE = 4, 4, 64

@@ -20,6 +20,7 @@ Cannot be had, and what stands for it:
 
 from __future__ import annotations
 
+from rsp_robot.experiments.cortexbench import CORTEXBENCH, CORTEXBENCH_QUICK, TRAINING_DIFFERENCES
 from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask
 
 PROTOCOL = Protocol(
@@ -29,44 +30,23 @@ PROTOCOL = Protocol(
         ProtocolTask("adroit/relocate", horizon=200, lasting=25),
     ),
     cameras=("vil_camera",),
-    image_size=256,
     demonstrations=100,
     episodes=25,
     seeds=(1, 2, 3, 4, 5),
     score="lasting",
-    headline="maximum",
-    quality="full",
-    action_noise=0.0,
-    labels="executed",
     steps_after_success=200,
-    history=3,
-    fusion="difference",
-    pooling="cls",
-    head="mlp-cortexbench",
-    normalise_actions="none",
-    lr=1e-3,
-    schedule="constant",
-    weight_decay=0.0,
-    batch_size=256,
-    epochs=100,
-    evaluate_every=5,
     differences=(
         "Gymnasium-Robotics' Adroit on MuJoCo 3.3 instead of mj_envs' on mujoco-py",
         "demonstrations are your own: the published ones are of another simulator",
         "the whole picture is resized; the original crops 224 of 256 pixels from the middle",
         "all training seeds and encoders play the same 25 start states, so that they can be compared in pairs",
-        "minibatches are drawn with replacement; the evaluations come after epochs 5, 10, ..., 100, in the original "
-        "after 6, 11, ..., 96, 100",
-        "in evaluation the batch norm uses the statistics of the whole training set, not a running average of them",
+        *TRAINING_DIFFERENCES,
     ),
+    **CORTEXBENCH,
 )
 QUICK = PROTOCOL.shrunk(
     tasks=PROTOCOL.tasks[:1],
-    image_size=64,
-    quality="lean",
     demonstrations=20,
-    episodes=10,
     seeds=(1, 2),
-    epochs=20,
-    evaluate_every=10,
+    **CORTEXBENCH_QUICK,
 )

@@ -19,6 +19,7 @@ Cannot be had, and what stands for it:
 
 from __future__ import annotations
 
+from rsp_robot.experiments.cortexbench import CORTEXBENCH, CORTEXBENCH_QUICK, TRAINING_DIFFERENCES
 from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask
 
 TASKS = ("walker-stand", "walker-walk", "reacher-easy", "cheetah-run", "finger-spin")
@@ -27,28 +28,12 @@ PROTOCOL = Protocol(
     name="cortexbench-dmc",
     tasks=tuple(ProtocolTask(f"dmc/{task}", horizon=500) for task in TASKS),
     cameras=(),  # each task's default is its camera 0
-    image_size=256,
     demonstrations=100,
     episodes=10,
     seeds=(12345, 23451, 34512, 45123, 51234),
     score="return",
-    headline="maximum",
-    quality="full",
-    action_noise=0.0,
-    labels="executed",
     steps_after_success=500,
     proprio=False,
-    history=3,
-    fusion="difference",
-    pooling="cls",
-    head="mlp-cortexbench",
-    normalise_actions="none",
-    lr=1e-3,
-    schedule="constant",
-    weight_decay=0.0,
-    batch_size=256,
-    epochs=100,
-    evaluate_every=5,
     largest_return=1000.0,
     differences=(
         "dm_control 1.0.28 on MuJoCo 3.3 instead of 1.0.5 on MuJoCo 2",
@@ -57,19 +42,14 @@ PROTOCOL = Protocol(
         "each action is held for two of the suite's steps (500 decisions); the original's text does not say",
         "the whole picture is resized; the original crops 224 of 256 pixels from the middle",
         "all training seeds and encoders play the same 10 start states, so that they can be compared in pairs",
-        "minibatches are drawn with replacement; the evaluations come after epochs 5, 10, ..., 100, in the original "
-        "after 6, 11, ..., 96, 100",
-        "in evaluation the batch norm uses the statistics of the whole training set, not a running average of them",
+        *TRAINING_DIFFERENCES,
     ),
+    **CORTEXBENCH,
 )
 QUICK = PROTOCOL.shrunk(
     tasks=(ProtocolTask("dmc/reacher-easy", horizon=100),),
-    image_size=64,
-    quality="lean",
     demonstrations=20,
-    episodes=10,
     seeds=(12345, 23451),
-    epochs=20,
-    evaluate_every=10,
     largest_return=200.0,
+    **CORTEXBENCH_QUICK,
 )

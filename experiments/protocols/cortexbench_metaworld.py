@@ -19,6 +19,7 @@ Cannot be had, and what stands for it:
 
 from __future__ import annotations
 
+from rsp_robot.experiments.cortexbench import CORTEXBENCH, CORTEXBENCH_QUICK, TRAINING_DIFFERENCES
 from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask
 
 TASKS = ("assembly-v3", "bin-picking-v3", "button-press-topdown-v3", "drawer-open-v3", "hammer-v3")
@@ -27,27 +28,11 @@ PROTOCOL = Protocol(
     name="cortexbench-metaworld",
     tasks=tuple(ProtocolTask(f"metaworld/{task}", horizon=500) for task in TASKS),
     cameras=("corner2",),
-    image_size=256,
     demonstrations=25,
     episodes=25,
     seeds=(12345, 23451, 34512, 45123, 51234),
     score="end",
-    headline="maximum",
-    quality="full",
-    action_noise=0.0,
-    labels="executed",
     steps_after_success=500,
-    history=3,
-    fusion="difference",
-    pooling="cls",
-    head="mlp-cortexbench",
-    normalise_actions="none",
-    lr=1e-3,
-    schedule="constant",
-    weight_decay=0.0,
-    batch_size=256,
-    epochs=100,
-    evaluate_every=5,
     differences=(
         "Meta-World 3 on MuJoCo 3.3 instead of Meta-World 2 (goal observable) on mujoco-py: physics and looks differ",
         "camera corner2 instead of top_cap2, whose pose was found nowhere",
@@ -55,20 +40,15 @@ PROTOCOL = Protocol(
         "the whole picture is resized; the original crops 224 of 256 pixels from the middle",
         "all training seeds and encoders play the same 25 start states, so that they can be compared in pairs; in the "
         "original each training seed has its own 25, the same in all of its 20 evaluations",
-        "minibatches are drawn with replacement; the evaluations come after epochs 5, 10, ..., 100, in the original "
-        "after 6, 11, ..., 96, 100",
-        "in evaluation the batch norm uses the statistics of the whole training set, not a running average of them",
+        *TRAINING_DIFFERENCES,
     ),
+    **CORTEXBENCH,
 )
 QUICK = PROTOCOL.shrunk(
     tasks=tuple(
         ProtocolTask(f"metaworld/{task}", horizon=120) for task in ("button-press-topdown-v3", "drawer-open-v3")
     ),
-    image_size=64,
-    quality="lean",
     demonstrations=10,
-    episodes=10,
     seeds=(12345, 23451),
-    epochs=20,
-    evaluate_every=10,
+    **CORTEXBENCH_QUICK,
 )

@@ -17,8 +17,8 @@ from rsp_robot.policies.embeddings import content_hash, embed_demonstrations
 from rsp_robot.policies.history import fuse, window_rows
 from rsp_robot.policies.rl.actor import actor_modules
 from rsp_robot.policies.rl.embedder import EMBEDDING, Embedder, join, to_half
-from rsp_robot.policies.threads import one_thread
 from rsp_robot.progress import Progress
+from rsp_robot.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.policies.embedding_cache import EmbeddingCache

@@ -16,7 +16,7 @@ from rsp_robot.policies.own_encoder import find_own_encoder
 from rsp_robot.policies.rl.actor import run_layers
 from rsp_robot.policies.rl.embedder import Embedder, join
 from rsp_robot.policies.rl.normaliser import CLIP
-from rsp_robot.policies.threads import one_thread
+from rsp_robot.threads import one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.encoder import FrozenEncoder

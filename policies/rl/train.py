@@ -16,6 +16,7 @@ from rsp_robot.devices import pick_device
 from rsp_robot.errors import UserError
 from rsp_robot.policies.embeddings import content_hash
 from rsp_robot.policies.frozenness import FrozenGuard
+from rsp_robot.policies.own_encoder import locate
 from rsp_robot.policies.policy import save_policy_folder
 from rsp_robot.policies.rl.actor import actor_modules, export_layers
 from rsp_robot.policies.rl.algorithms import FLAT, OFF_POLICY, build, find_algorithm, learning_starts
@@ -237,12 +238,10 @@ def _describe_encoder(
     if encoder is None:
         return None
     source = given if given is not None else getattr(encoder, "source", None)
-    if source is not None and Path(source).exists():
-        source = os.path.relpath(Path(source).resolve(), policy.resolve())
     return {
         "fingerprint": encoder.fingerprint,
         "dim": int(encoder.dim),
         "pooling": getattr(encoder, "pooling", None),
-        "source": None if source is None else str(source),
+        "source": locate(source, policy),
         **frozen,
     }

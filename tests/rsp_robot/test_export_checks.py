@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.export_checks import check_frames, compare, difference, latencies_ms, one_thread
+from rsp_robot.export_checks import check_frames, compare, difference, latencies_ms
+from rsp_robot.threads import one_thread
 
 
 def mean_colour(frames: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsp_robot.policies.threads import one_thread
+from rsp_robot.threads import one_thread
 
 
 def test_one_thread_inside_and_the_old_number_after():
