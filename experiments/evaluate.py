@@ -54,7 +54,7 @@ class EvaluateConfig:
     """End an episode at its first success. Off: play to the horizon, and know whether success still holds at the
     end."""
     workers: int = 0
-    """Simulation processes; 0 for one more than there are cores: one may wait for its action while the others
+    """Simulation processes; 0 for three more than there are cores: some wait for their actions while the others
     simulate."""
     step_timeout_s: float = 60.0
     """Seconds after which a simulation that does not answer is replaced."""
@@ -78,7 +78,7 @@ class EvaluateConfig:
 
 def worker_count(config: EvaluateConfig) -> int:
     """Return the number of simulation processes."""
-    return config.workers or available_cores() + 1
+    return config.workers or available_cores() + 3
 
 
 def evaluate(policies: Mapping[str, AnyPolicy], config: EvaluateConfig) -> list[Row]:

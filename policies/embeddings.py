@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,9 +67,18 @@ def encode_rows(encoder: FrozenEncoder, frames: np.ndarray) -> np.ndarray:
     Returns:
         float32 ``(B, *encoder.embedding_shape)``.
     """
-    size = 1 if encoder_device(encoder).type == "cpu" else ACT_BATCH
-    parts = [_encode_padded(encoder, frames[start : start + size], size) for start in range(0, len(frames), size)]
+    on_cpu = encoder_device(encoder).type == "cpu"
+    size = 1 if on_cpu else ACT_BATCH
+    pieces = [frames[start : start + size] for start in range(0, len(frames), size)]
+    several = on_cpu and min(len(pieces), available_cores()) > 1
+    parts = list((_threads().map if several else map)(lambda piece: _encode_padded(encoder, piece, size), pieces))
     return np.concatenate(parts) if parts else np.zeros((0, *embedding_shape(encoder)), np.float32)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that encode one picture each; they last as long as the process."""
+    return ThreadPoolExecutor(available_cores(), "encode", torch.set_num_threads, (1,))
 
 
 def _rechunk(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

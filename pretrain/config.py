@@ -6,20 +6,30 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.pretrain.objectives import ObjectiveConfig, find_objective
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
-from rsp_robot.pretrain.schedule import scaled_lr
+from rsp_robot.pretrain.schedule import half_cosine, lr_factor, scaled_lr
 from rsp_robot.run_folder import plain
 from rsp_robot.videos.spec import resolved
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Residence = Literal["auto", "device", "host", "disk", "source"]
 WHERE_IT_RUNS = ("out", "resume", "device", "keep_frames", "device_share", "workers", "prefetch", "strict", "wandb")
+
+
+class Pace(NamedTuple):
+    """What changes from step to step."""
+
+    lr: float
+    """Learning rate."""
+    weight_decay: float
+    share: float = 0.0
+    """Share of the (stretched) run that is over, in [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,24 @@ class PretrainConfig:
     base_lr: float = 1.5e-4
     """Learning rate for a batch of 256; the peak is base_lr x batch_size / 256."""
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises from zero; a cosine takes it back to zero."""
+    """Share of the steps in which the learning rate rises to its peak."""
+    start_lr: float = 0.0
+    """Learning rate at the first step, as a share of the peak."""
+    final_lr: float = 0.0
+    """Learning rate after the last step, as a share of the peak."""
+    hold: float = 0.0
+    """Share of the steps after the warm-up in which the learning rate stays at its peak."""
+    lr_decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after that."""
     weight_decay: float = 0.05
     """AdamW's weight decay, on matrices and tokens only."""
+    final_weight_decay: float | None = None
+    """Weight decay after the last step, reached on half a cosine; by default it does not change."""
+    stretch: float = 1.0
+    """Learning rate, weight decay and the objective's own schedules are laid out for so many times the steps, and the
+    end of them is never reached."""
+    beta2: float = 0.95
+    """AdamW's second moment; 0.999 is torch's own default."""
     clip_grad: float | None = None
     """Largest norm of the gradient; longer ones are cut to it. Off by default."""
 
@@ -101,8 +126,9 @@ class PretrainConfig:
     prefetch: int = 2
     """Batches read ahead by a thread of their own."""
 
-    pooling: str = "cls"
-    """Pooling of the exported encoder: cls, mean, cls+mean or grid<k>."""
+    pooling: str | None = None
+    """Pooling of the exported encoder: cls, mean, cls+mean, grid<k> or spatial-softmax; by default cls where there is
+    a class token, else mean."""
     holdout: float = 0.0
     """Share of the videos, the last ones, that training never sees."""
     probe_every: int | None = None
@@ -148,6 +174,14 @@ class PretrainConfig:
                 raise UserError(f"{name} must be positive, not {value}; leave it out to turn it off")
         if not 0 <= self.warmup < 1 or not 0 <= self.holdout < 1:
             raise UserError("warmup and holdout are shares in [0, 1); correct the settings")
+        if self.hold < 0 or self.warmup + self.hold > 1:
+            raise UserError("warmup and hold together are a share of the steps, in [0, 1]; correct the settings")
+        if not 0 <= self.start_lr <= 1 or not 0 <= self.final_lr <= 1 or not 0 < self.beta2 < 1:
+            raise UserError("start_lr and final_lr are shares in [0, 1] and beta2 one in (0, 1); correct the settings")
+        if self.stretch < 1 or (self.final_weight_decay or 0.0) < 0:
+            raise UserError("stretch must be at least 1 and final_weight_decay at least 0; correct the settings")
+        if self.lr_decay not in ("cosine", "linear"):
+            raise unknown_name("learning rate decay", self.lr_decay, ("cosine", "linear"))
         if not 0 <= self.color_jitter < 1 or not 0 < self.device_share <= 1:
             raise UserError("color_jitter must lie in [0, 1) and device_share in (0, 1]; correct the settings")
         if not 0 < self.min_crop <= 1:
@@ -182,6 +216,22 @@ class PretrainConfig:
     def warmup_steps(self, steps: int) -> int:
         """Optimiser steps of the warm-up."""
         return int(self.warmup * steps)
+
+    def pace(self, step: int, steps: int) -> Pace:
+        """Return what a step, counted from 0, of so many is taken with."""
+        laid_out = max(1, round(self.stretch * steps))
+        factor = lr_factor(
+            step,
+            laid_out,
+            self.warmup_steps(steps),
+            start=self.start_lr,
+            end=self.final_lr,
+            hold=int(self.hold * steps),
+            linear=self.lr_decay == "linear",
+        )
+        last = self.weight_decay if self.final_weight_decay is None else self.final_weight_decay
+        share = step / laid_out
+        return Pace(self.peak_lr * factor, half_cosine(self.weight_decay, last, share), share)
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two runs the same run, wherever they are started from."""

@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rsp_robot.backbones.cross_attention import use_fused_attention
+from rsp_robot.errors import UserError
 from rsp_robot.pretrain.batches import Prepared
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.config import Pace, PretrainConfig
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.objectives import Objective
 from rsp_robot.pretrain.schedule import parameter_groups
 
-BETAS = (0.9, 0.95)
+BETA1 = 0.9
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,6 +55,8 @@ class Engine:
         """
         self.objective, self.config, self.world = objective, config, world
         use_fused_attention(objective, fuses_attention(world.device, config.precision))
+        if config.compile and not objective.compiles:
+            raise UserError(f"{config.objective.name} as set up here does not compile; leave out --compile")
         if config.compile:
             objective.compile(fullgraph=True, backend=backend)
         self.forward: nn.Module = objective
@@ -63,7 +66,7 @@ class Engine:
             )
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(objective, config.weight_decay), lr=0.0, betas=BETAS, fused=fused
+            parameter_groups(objective, config.weight_decay), lr=0.0, betas=(BETA1, config.beta2), fused=fused
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
 
@@ -72,8 +75,8 @@ class Engine:
         half = HALF.get(self.config.precision)
         return nullcontext() if half is None else torch.autocast(self.world.device.type, half)
 
-    def step(self, batches: Sequence[Prepared], rate: float) -> dict[str, torch.Tensor]:
-        """Take one step over all micro-batches of this process at a learning rate.
+    def step(self, batches: Sequence[Prepared], pace: Pace) -> dict[str, torch.Tensor]:
+        """Take one step over all micro-batches of this process.
 
         A step whose loss or gradient is not finite leaves weights and optimiser as they were, decided on the device.
 
@@ -92,11 +95,12 @@ class Engine:
                 self.scaler.scale(spoiled).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(batches)
-        return totals | self._update(rate)
+        return totals | self._update(pace)
 
-    def _update(self, rate: float) -> dict[str, torch.Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _update(self, pace: Pace) -> dict[str, torch.Tensor]:
+        decayed, plain = self.optimizer.param_groups
+        decayed["lr"] = plain["lr"] = pace.lr
+        decayed["weight_decay"] = pace.weight_decay
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -113,6 +117,7 @@ class Engine:
         elif not bad:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(pace.share, bad)
         return {"grad_norm": norm, "bad": bad}
 
     def _without_exchange(self) -> AbstractContextManager[Any]:

@@ -11,7 +11,7 @@ import torch
 MOST_PATCHES = 4096
 
 LEAST_RANK = 2.0
-"""A class token below this effective rank has collapsed."""
+"""Embeddings below this effective rank have collapsed."""
 LEAST_CODES = 1.05
 """A latent that uses fewer codes says the same of every pair."""
 NEAR_FLOOR = 1.25
@@ -44,13 +44,37 @@ def rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def token_ranks(tokens: torch.Tensor) -> dict[str, float]:
-    """Effective rank of the class token and of some patch tokens of ``(B, 1 + N, D)``."""
-    patches = tokens[:, 1:].flatten(0, 1)
+def feature_health(embedded: torch.Tensor, patches: torch.Tensor) -> dict[str, float]:
+    """What is watched of the features of any objective.
+
+    Args:
+        embedded: ``(B, F)``, one vector per frame, as the exported encoder pools them.
+        patches: ``(B, N, D)``, patch tokens.
+
+    Returns:
+        ``rank``: effective rank of the embeddings; ``rank_patches``: that of some patch tokens; ``feature_std``: mean
+        standard deviation of the embedding's numbers over the frames; ``feature_covariance``: mean square of the
+        correlations of different numbers, 0 where each says something of its own.
+    """
+    patches = patches.flatten(0, 1)
     if len(patches) > MOST_PATCHES:
         chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:MOST_PATCHES]
         patches = patches[chosen.to(patches.device)]
-    return {"rank_cls": rank_me(tokens[:, 0]), "rank_patches": rank_me(patches)}
+    return {
+        "rank": rank_me(embedded),
+        "rank_patches": rank_me(patches),
+        "feature_std": float(embedded.std(dim=0).mean()),
+        "feature_covariance": correlation(embedded),
+    }
+
+
+def correlation(features: torch.Tensor, eps: float = 1e-6) -> float:
+    """Mean square of the off-diagonal correlations of features ``(N, D)``, in [0, 1]; constant ones count as 0."""
+    centred = features.float() - features.float().mean(dim=0)
+    standard = centred / (centred.square().mean(dim=0).sqrt() + eps)
+    matrix = standard.T @ standard / len(features)
+    off_diagonal = matrix.square().sum() - matrix.diagonal().square().sum()
+    return float(off_diagonal / max(1, matrix.numel() - len(matrix)))
 
 
 def health(rows: Sequence[Mapping[str, Any]], free_bits: float | None = None) -> list[str]:
@@ -66,10 +90,10 @@ def health(rows: Sequence[Mapping[str, Any]], free_bits: float | None = None) ->
     """
     settled = _after_warmup(rows)
     said = []
-    since = _since(settled, "rank_cls", lambda rank: rank < LEAST_RANK)
+    since = _since(settled, "rank", lambda rank: rank < LEAST_RANK)
     if since is not None:
         said.append(
-            f"RankMe of the class token below {LEAST_RANK:g} since step {since}: the features of all frames lie on a "
+            f"RankMe of the embeddings below {LEAST_RANK:g} since step {since}: the features of all frames lie on a "
             "line; lower the learning rate or start from the last healthy checkpoint"
         )
     since = _since(settled, "codes_used", lambda codes: codes < LEAST_CODES)

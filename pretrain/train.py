@@ -15,6 +15,7 @@ import torch
 from rsp_robot.devices import peak_memory_mib
 from rsp_robot.errors import Preempted, UserError
 from rsp_robot.files import atomic_path
+from rsp_robot.pooling import default_pooling, pool
 from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.batches import Batches, Prepared, ReadAhead, check_shares
 from rsp_robot.pretrain.checkpoints import build_objective, is_doubling, load_newest, save_checkpoint
@@ -24,11 +25,10 @@ from rsp_robot.pretrain.engine import Engine
 from rsp_robot.pretrain.finite import FiniteWatch
 from rsp_robot.pretrain.hooks import Hook, make_hooks
 from rsp_robot.pretrain.loading import Data, find_videos, load_data
-from rsp_robot.pretrain.monitors import health, token_ranks
+from rsp_robot.pretrain.monitors import feature_health, health
 from rsp_robot.pretrain.objectives import Objective
 from rsp_robot.pretrain.published import load_weights
 from rsp_robot.pretrain.samples import Samples
-from rsp_robot.pretrain.schedule import lr_factor
 from rsp_robot.pretrain.stopping import StopRequest
 from rsp_robot.pretrain.streams import stream, torch_seed
 from rsp_robot.progress import Progress
@@ -135,7 +135,7 @@ class Run:
                 # Layers that draw for themselves (dropout) draw the same after a resume.
                 torch.manual_seed(torch_seed(stream("layers", self.config.seed, step, self.world.rank)))
                 prepared = [self.batches.prepare(objective, shard, step) for shard in shards]
-                losses = engine.step(prepared, self.rate(step))
+                losses = engine.step(prepared, self.config.pace(step, self.steps))
                 done = step + 1
                 self.watch.see(step, losses.pop("bad"))
                 self._look_for_trouble(step, losses)
@@ -149,10 +149,6 @@ class Run:
                     self._leave(engine, done, stop.signal or signal.SIGTERM)
                 if self._saves(done):
                     self._save(engine, done)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        return self.config.peak_lr * lr_factor(step, self.steps, self.config.warmup_steps(self.steps))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
@@ -201,12 +197,15 @@ class Run:
         numbers: dict[str, Any] = dict(zip(losses, means.tolist(), strict=True))
         with torch.no_grad(), engine.autocast():
             seen = engine.objective.diagnose(batch.frames, batch.draws)
-            frames = Preprocessing(self.config.image_size)(self.monitored, self.world.device)
-            tokens = engine.objective.backbone(frames).float()
-        numbers |= {name: value.tolist() for name, value in seen.items()} | token_ranks(tokens)
+            backbone = engine.objective.backbone
+            tokens = backbone(Preprocessing(self.config.image_size)(self.monitored, self.world.device)).float()
+        pooling = self.config.pooling or default_pooling(backbone.class_token)
+        embedded = pool(tokens, pooling, backbone.class_token).flatten(1)
+        numbers |= {name: value.tolist() for name, value in seen.items()}
+        numbers |= feature_health(embedded, tokens[:, int(backbone.class_token) :])
         speed = self.config.samples_per_step * timing["steps"] / timing["seconds"]
         numbers |= {
-            "lr": self.rate(done - 1),
+            "lr": self.config.pace(done - 1, self.steps).lr,
             "pairs_per_s": speed,
             "data_wait": timing["waited"] / timing["seconds"],
             "peak_memory_mib": peak_memory_mib(self.world.device),
@@ -217,7 +216,7 @@ class Run:
         for message in health(self.rows, getattr(self.config.objective, "free_bits", None)):
             self.say(message)
         kept: dict[str, float] = {name: numbers[name] for name in ("loss", "kl") if name in numbers}
-        return {**kept, "rank": numbers["rank_cls"], "/s": speed}
+        return {**kept, "rank": numbers["rank"], "/s": speed}
 
     def say(self, message: str) -> None:
         """Tell the user, once."""

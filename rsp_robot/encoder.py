@@ -31,7 +31,7 @@ from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.files import atomic_path, read_json
 from rsp_robot.hub import upload
 from rsp_robot.model_card import write_card
-from rsp_robot.pooling import pool, pooled_shape
+from rsp_robot.pooling import default_pooling, pool, pooled_shape
 from rsp_robot.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from rsp_robot.sources import find, random_vit
 
@@ -80,7 +80,7 @@ class FrozenEncoder(nn.Module):
                 f"the preprocessing makes pictures of {self.preprocessing.image_size} px but the backbone takes "
                 f"{backbone.image_size} px; give both one image size"
             )
-        self.pooling = pooling if pooling is not None else "cls" if backbone.class_token else "mean"
+        self.pooling = pooling if pooling is not None else default_pooling(backbone.class_token)
         self.provenance = dict(provenance or {})
         self.embedding_shape = pooled_shape(self.pooling, backbone.width, backbone.grid, backbone.class_token)
         self.dim = prod(self.embedding_shape)

@@ -28,6 +28,11 @@ _CHOICES = "cls, mean, cls+mean, grid<k> such as grid2, spatial-softmax or token
 _GRID = re.compile(r"grid([1-9]\d*)$")
 
 
+def default_pooling(class_token: bool) -> str:
+    """Return the pooling that is taken where none is asked for."""
+    return "cls" if class_token else "mean"
+
+
 def pooled_width(pooling: str, width: int) -> int:
     """Return the width of the embedding that ``pooling`` makes of tokens of ``width``.
 

@@ -50,9 +50,9 @@ class EvaluateBench:
     """Steps of an episode, which does not end at a success."""
     rounds: int = 3
     """How often the ways take turns; the medians count."""
-    episodes: int = 8
+    episodes: int = 30
     """Episodes per round of the evaluation."""
-    plain_episodes: int = 3
+    plain_episodes: int = 6
     """Episodes per round of the plain loop with lean rendering."""
     stock_episodes: int = 1
     """Episodes per round of the plain loop with stock rendering; 0 leaves it out."""

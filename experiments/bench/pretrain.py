@@ -21,7 +21,7 @@ from rsp_robot.experiments.bench.formulations import LABELS, Formulation, build,
 from rsp_robot.experiments.bench.measure import matmul_peak, memory_of, seconds
 from rsp_robot.experiments.doctor import cpu_has_bf16
 from rsp_robot.pretrain.batches import Prepared
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.pretrain.config import Pace, PretrainConfig
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.engine import Engine, fuses_attention
 from rsp_robot.pretrain.objectives.rsp import Draws, RSPConfig
@@ -29,7 +29,7 @@ from rsp_robot.progress import Progress
 
 BATCH, STEPS, ROUNDS = {"cpu": 8, "cuda": 256}, {"cpu": 1, "cuda": 10}, {"cpu": 3, "cuda": 5}
 WARM_UP = {"cpu": 1, "cuda": 3}
-RATE = 1e-4
+PACE = Pace(lr=1e-4, weight_decay=0.05)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Contender:
 
     def step(self) -> dict[str, torch.Tensor]:
         """Take one optimiser step over the whole batch."""
-        return self.engine.step(self.batches, RATE)
+        return self.engine.step(self.batches, PACE)
 
     def run(self, steps: int) -> None:
         """Take some steps, reading nothing back."""

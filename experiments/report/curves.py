@@ -23,7 +23,7 @@ PRETRAINING_PANELS = (
     ("Prediction of the future", (("loss_future", "posterior"), ("loss_future_prior", "prior"))),
     ("Masked autoencoding", (("loss_mae", ""),)),
     ("KL of posterior and prior", (("kl", ""),)),
-    ("Rank of the features", (("rank_cls", "[CLS]"), ("rank_patches", "patches"))),
+    ("Rank of the features", (("rank", "embedding"), ("rank_patches", "patches"))),
     ("Linear probe, held out", (("probe_actions", "actions"), ("probe_actions_blind", "actions, blind"))),
     ("Learning rate", (("lr", ""),)),
 )

@@ -52,7 +52,7 @@ PANELS = (
     Panel("KL of posterior and prior (nats)", (Line("kl", "KL"),), floor="free_bits", logarithmic=True),
     Panel("Entropy per group (nats)", (Line("posterior_entropy", "posterior"), Line("prior_entropy", "prior"))),
     Panel("Prior gap: its error less the posterior's", (Line("prior_gap", "gap"),)),
-    Panel("Rank of the features (RankMe)", (Line("rank_cls", "[CLS]"), Line("rank_patches", "patches"))),
+    Panel("Rank of the features (RankMe)", (Line("rank", "embedding"), Line("rank_patches", "patches"))),
     Panel(
         "Linear probe (R², held out)",
         (

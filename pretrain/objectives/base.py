@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from rsp_robot.backbones.vit import VisionTransformer, ViTConfig
+from rsp_robot.backbones.base import Backbone
+from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.pretrain.sampling import SampleSpec
 
@@ -38,9 +39,15 @@ class Objective(nn.Module):
     say exactly what was drawn.
     """
 
+    compiles: ClassVar[bool] = True
+    """Whether ``forward`` is one graph to torch.compile; not so where it differentiates inside."""
+
     config: ObjectiveConfig
     vit: ViTConfig
-    backbone: VisionTransformer
+    """Sizes of the Vision Transformer that a run asks for; an objective with another kind of encoder takes the image
+    size from it."""
+    backbone: Backbone
+    """What is exported. Like everything here it takes pictures normalised with ImageNet's statistics."""
 
     def draw(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> Any:
         """Draw everything that one forward pass over ``frames`` needs at random: a named tuple of tensors."""
@@ -54,6 +61,19 @@ class Objective(nn.Module):
         """Return what is worth seeing now and then but too dear for every step: scalars, or one row of numbers."""
         return {}
 
-    def encoder(self, pooling: str = "cls") -> FrozenEncoder:
-        """Return the encoder as it is now, frozen: a copy that later training does not touch."""
+    def after_step(self, share: float, bad: torch.Tensor) -> None:
+        """Do what follows an optimiser step, such as moving an average of the weights; nothing by default.
+
+        Args:
+            share: of the (stretched) run that was over before the step, in [0, 1).
+            bad: scalar on the device, 1 where the step was skipped: then nothing may change.
+        """
+        return None
+
+    def encoder(self, pooling: str | None = None) -> FrozenEncoder:
+        """Return the encoder as it is now, frozen: a copy that later training does not touch.
+
+        Args:
+            pooling: by default ``cls`` where there is a class token, else ``mean``.
+        """
         return FrozenEncoder(copy.deepcopy(self.backbone), pooling=pooling, provenance={"objective": self.config.name})

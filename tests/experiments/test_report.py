@@ -90,7 +90,7 @@ def make_quickstart_folder(folder: Path, steps: int = 60, frames: int = 6, size:
                 "loss_mae": 0.15 + 0.4 * fade, "kl": 1.0 + 6 * fade * (1 - fade) + 0.1 * rng.uniform(),
                 "lr": 2e-4 * min(1, step / 100),
             }
-            | ({"rank_cls": 20 + 40 * (1 - fade), "rank_patches": 12 + 20 * (1 - fade)} if step % 100 == 0 else {}),
+            | ({"rank": 20 + 40 * (1 - fade), "rank_patches": 12 + 20 * (1 - fade)} if step % 100 == 0 else {}),
         )  # fmt: skip
         for arm, floor in (("rsp", 0.02), ("random", 0.05), ("blind", 0.11)):
             loss = floor + 0.4 * np.exp(-step / 250)

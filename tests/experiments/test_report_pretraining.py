@@ -28,7 +28,7 @@ def make_run(folder: Path, steps: int = 10, scale: float = 1.0, config: str = CO
         row: dict[str, Any] = {
             "step": 50 * i, "loss": 2.0 / i, "loss_future": scale / i, "loss_mae": 0.9 / i,
             "loss_future_prior": 1.1 / i, "kl": 0.05 * i**2, "kl_per_group": [0.1, 0.2],
-            "posterior_entropy": 3 - 0.1 * i, "prior_entropy": 3.1, "prior_gap": 0.1 / i, "rank_cls": 20.0 + i,
+            "posterior_entropy": 3 - 0.1 * i, "prior_entropy": 3.1, "prior_gap": 0.1 / i, "rank": 20.0 + i,
             "rank_patches": 30.0 + i, "lr": 1e-3 / i, "pairs_per_s": 200.0,
         }  # fmt: skip
         append_jsonl(log, row)
@@ -204,7 +204,7 @@ def test_runs_of_pretraining_make_a_page_too(tmp_path: Path, say: Callable[..., 
     page = out.read_text(encoding="utf-8")
     for heading in (
         "Prediction of the future: posterior",
-        "Rank of the features: [CLS]",
+        "Rank of the features: embedding",
         "Linear probe, held out: actions",
     ):
         assert heading in page

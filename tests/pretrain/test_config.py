@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,27 @@ def test_defaults_are_the_published_recipe_for_a_batch_of_256() -> None:
     assert (CONFIG.base_lr, CONFIG.peak_lr, CONFIG.weight_decay, CONFIG.warmup) == (1.5e-4, 1.5e-4, 0.05, 0.1)
     assert (CONFIG.min_crop, CONFIG.flip, CONFIG.same_augmentation, CONFIG.clip_grad) == (0.5, True, True, None)
     assert CONFIG.objective == RSPConfig() and CONFIG.samples_per_step == 256
+
+
+def test_by_default_only_the_learning_rate_changes() -> None:
+    paces = [CONFIG.pace(step, 100) for step in (0, 5, 10, 55)]
+    assert [pace.lr for pace in paces] == pytest.approx([0.0, 0.75e-4, 1.5e-4, 0.75e-4])
+    assert {pace.weight_decay for pace in paces} == {0.05}
+    assert [pace.share for pace in paces] == [0.0, 0.05, 0.1, 0.55]
+
+
+def test_stretched_schedules_are_cut_off() -> None:
+    """Laid out for 125 steps, of which 100 are taken: a warm-up of 10, the rest on half a cosine, as V-JEPA's."""
+    config = replace(
+        CONFIG, base_lr=1.0, batch_size=256, warmup=0.1, start_lr=0.25, final_lr=0.0, stretch=1.25,
+        weight_decay=0.04, final_weight_decay=0.4,
+    )  # fmt: skip
+    paces = [config.pace(step, 100) for step in (0, 10, 99)]
+    late = 0.5 * (1 + math.cos(math.pi * 89 / 115))
+    assert [pace.lr for pace in paces] == pytest.approx([0.25, 1.0, late])
+    assert [pace.share for pace in paces] == pytest.approx([0.0, 0.08, 0.792])
+    risen = 0.4 - 0.36 * 0.5 * (1 + math.cos(math.pi * 0.792))
+    assert [paces[0].weight_decay, paces[2].weight_decay] == pytest.approx([0.04, risen])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rsp_robot.pretrain.monitors import health, rank_me, token_ranks
+from rsp_robot.pretrain.monitors import correlation, feature_health, health, rank_me
 
 
 def cross(*radii: float) -> torch.Tensor:
@@ -51,31 +51,43 @@ def test_half_precision_is_measured_in_single() -> None:
     assert rank_me(cross(1.0, 1.0, 1.0).bfloat16()) == pytest.approx(3.0, rel=1e-4)
 
 
-def test_class_token_and_patches_are_measured_apart() -> None:
-    """Class tokens on a line; patches along two axes, of which a half is the same for the whole batch."""
-    tokens = torch.zeros(4, 3, 5)
-    tokens[:, 0, 0] = torch.tensor([1.0, -1.0, 2.0, -2.0])
-    tokens[:, 1, 1] = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    tokens[:, 2, 2] = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    found = token_ranks(tokens)
-    assert set(found) == {"rank_cls", "rank_patches"}
-    assert found["rank_cls"] == pytest.approx(1.0, abs=1e-3)
+def test_embeddings_and_patches_are_measured_apart() -> None:
+    """Embeddings on a line; patches along two axes, of which a half is the same for the whole batch."""
+    embedded, patches = torch.zeros(4, 5), torch.zeros(4, 2, 5)
+    embedded[:, 0] = torch.tensor([1.0, -1.0, 2.0, -2.0])
+    patches[:, 0, 1] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    patches[:, 1, 2] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    found = feature_health(embedded, patches)
+    assert set(found) == {"rank", "rank_patches", "feature_std", "feature_covariance"}
+    assert found["rank"] == pytest.approx(1.0, abs=1e-3)
     assert found["rank_patches"] == pytest.approx(2.0, rel=1e-3)
+    assert found["feature_std"] == pytest.approx(math.sqrt(10 / 3) / 5), "unbiased, mean over five numbers"
+    assert found["feature_covariance"] == 0.0
+
+
+def test_numbers_that_say_the_same_are_correlated_at_any_scale() -> None:
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    others = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    assert correlation(torch.stack([signs, -100 * signs + 7], dim=1)) == pytest.approx(1.0, abs=1e-4)
+    assert correlation(torch.stack([signs, others], dim=1)) == pytest.approx(0.0, abs=1e-6)
+    # Of six ordered pairs of different numbers two say the same.
+    assert correlation(torch.stack([signs, signs, others], dim=1)) == pytest.approx(1 / 3, abs=1e-4)
+    assert correlation(torch.stack([signs, torch.ones(4)], dim=1)) == 0.0
 
 
 def test_many_patches_are_sampled_from_every_place_and_alike_at_every_call() -> None:
     """16384 patches on a 32 x 32 raster: even columns vary along one axis, odd ones along another."""
-    tokens = torch.zeros(16, 1 + 1024, 2)
+    patches = torch.zeros(16, 1024, 2)
     signs = torch.tensor([1.0, -1.0]).repeat(8)[:, None]
-    tokens[:, 1::2, 0], tokens[:, 2::2, 1] = signs, signs
-    found = token_ranks(tokens)["rank_patches"]
+    patches[:, 0::2, 0], patches[:, 1::2, 1] = signs, signs
+    found = feature_health(torch.rand(16, 2), patches)["rank_patches"]
     assert found == pytest.approx(2.0, rel=1e-2)  # a regular stride would see one kind of column only
-    assert token_ranks(tokens)["rank_patches"] == found
+    assert feature_health(torch.rand(16, 2), patches)["rank_patches"] == found
 
 
 def healthy_rows(count: int = 24, **changes: float) -> list[dict[str, float]]:
     """A run that goes well, a row every 50 steps."""
-    well = {"rank_cls": 30.0, "codes_used": 8.0, "kl": 2.0, "loss_future": 0.5, "prior_gap": 0.05, "skipped_steps": 0}
+    well = {"rank": 30.0, "codes_used": 8.0, "kl": 2.0, "loss_future": 0.5, "prior_gap": 0.05, "skipped_steps": 0}
     return [{"step": 50 * (i + 1), **well, **changes} for i in range(count)]
 
 
@@ -85,16 +97,16 @@ def test_a_run_that_goes_well_is_told_nothing() -> None:
     assert health([{"step": 0, "probe_proprio": 0.4}]) == []
 
 
-def test_a_collapsed_class_token_is_said_since_when() -> None:
+def test_collapsed_embeddings_are_said_since_when() -> None:
     rows = healthy_rows()
     for row in rows[-3:]:
-        row["rank_cls"] = 1.4
+        row["rank"] = 1.4
     (said,) = health(rows)
-    assert said.startswith("RankMe of the class token below 2 since step 1100: ")
+    assert said.startswith("RankMe of the embeddings below 2 since step 1100: ")
     assert "lower the learning rate" in said
-    rows[-1]["rank_cls"] = 1.9
+    rows[-1]["rank"] = 1.9
     assert health(rows) == [said]  # said once, a caller finds the same line again
-    rows[-1]["rank_cls"] = 2.1
+    rows[-1]["rank"] = 2.1
     assert health(rows) == []
 
 
@@ -144,7 +156,7 @@ def test_a_short_run_is_not_judged_by_its_kl() -> None:
 
 
 def test_the_warm_up_is_not_judged() -> None:
-    rows = healthy_rows(24, kl=0.05, rank_cls=1.0, codes_used=1.0)
+    rows = healthy_rows(24, kl=0.05, rank=1.0, codes_used=1.0)
     for i, row in enumerate(rows):
         row["lr"] = i / 24
     assert health(rows, 0.1) == []  # the rate still rises
@@ -173,6 +185,6 @@ def test_many_skipped_steps_are_said() -> None:
     assert said.startswith("more than 1% of the steps since step 50 skipped without a finite loss: ")
 
 
-@pytest.mark.parametrize("key", ["rank_cls", "codes_used", "kl"])
+@pytest.mark.parametrize("key", ["rank", "codes_used", "kl"])
 def test_numbers_that_are_none_are_no_collapse(key: str) -> None:
     assert health(healthy_rows(**{key: math.nan})) == []

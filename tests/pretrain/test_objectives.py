@@ -13,7 +13,7 @@ import torch
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.batches import Batches
-from rsp_robot.pretrain.config import PretrainConfig, read_config
+from rsp_robot.pretrain.config import Pace, PretrainConfig, read_config
 from rsp_robot.pretrain.distributed import World
 from rsp_robot.pretrain.engine import Engine
 from rsp_robot.pretrain.objectives import OBJECTIVES, Objective, ObjectiveConfig, find_objective
@@ -106,7 +106,7 @@ def test_another_packages_objective_trains(toy_arch: str, make_videos: Any) -> N
     torch.manual_seed(0)
     engine = Engine(config.objective.build(VIT), config, world)
     prepared = [batches.prepare(engine.objective, shard, 0) for shard in batches.read(0)]
-    losses = [engine.step(prepared, 1e-2)["loss"].item() for _ in range(5)]
+    losses = [engine.step(prepared, Pace(1e-2, 0.05))["loss"].item() for _ in range(5)]
     assert losses[-1] < 0.9 * losses[0]
     assert engine.objective.diagnose(*prepared[0]) == {}, "nothing to say is no mistake"
     assert engine.objective.encoder("mean").provenance == {"objective": "twins"}

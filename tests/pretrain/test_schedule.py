@@ -33,6 +33,17 @@ def test_without_warm_up_it_starts_at_the_peak_and_all_warm_up_divides_by_nothin
     assert [lr_factor(step, 4, 4) for step in (3, 4)] == [0.75, 1.0]
 
 
+def test_it_may_start_and_end_above_zero() -> None:
+    found = [lr_factor(step, 30, 10, start=0.2, end=0.1) for step in (0, 5, 10, 20, 30)]
+    assert found == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1])
+
+
+def test_it_may_stay_at_the_peak_and_fall_on_a_line() -> None:
+    found = [lr_factor(step, 20, 4, hold=6, linear=True) for step in (0, 4, 9, 10, 15, 20)]
+    assert found == pytest.approx([0.0, 1.0, 1.0, 1.0, 0.5, 0.0])
+    assert lr_factor(1, 2, 1, hold=1) == 1.0
+
+
 def test_weight_decay_falls_on_matrices_and_tokens_only() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

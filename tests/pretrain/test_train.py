@@ -75,14 +75,14 @@ def test_a_run_logs_and_exports(config: PretrainConfig) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     names = {
         "step", "loss", "loss_future", "loss_mae", "kl", "kl_per_group", "posterior_entropy", "prior_entropy",
-        "codes_used", "loss_future_prior", "prior_gap", "rank_cls", "rank_patches", "lr", "grad_norm", "pairs_per_s",
-        "data_wait", "peak_memory_mib", "skipped_steps",
+        "codes_used", "loss_future_prior", "prior_gap", "rank", "rank_patches", "feature_std", "feature_covariance",
+        "lr", "grad_norm", "pairs_per_s", "data_wait", "peak_memory_mib", "skipped_steps",
     }  # fmt: skip
     assert all(set(row) == names for row in rows)
     assert all(np.isfinite(np.concatenate([np.ravel(value) for value in row.values()])).all() for row in rows)
     peak = 0.1 * 4 / 256
     assert [row["lr"] for row in rows] == pytest.approx([0.0, peak / 2, peak, peak / 2])
-    assert all(1 <= row["rank_cls"] <= 16 and len(row["kl_per_group"]) == 3 for row in rows)
+    assert all(1 <= row["rank"] <= 16 and len(row["kl_per_group"]) == 3 for row in rows)
     assert all(0 <= row["data_wait"] < 1 < row["peak_memory_mib"] and row["pairs_per_s"] > 0 for row in rows)
     encoder = FrozenEncoder.load(run)
     assert (encoder.image_size, encoder.dim, encoder.pooling) == (16, 16, "cls")
