@@ -90,9 +90,15 @@ VERBS = {
     "imagine": Verb(
         "rsp_robot.pretrain.imagine:ImagineConfig",
         "rsp_robot.pretrain.imagine:imagine",
-        "Draw the futures that a pretrained RSP model imagines",
+        "Draw the futures that a pretrained RSP or SRVP model imagines",
         "imagine --run runs/rsp-push --data data/push.hdf5",
         "nothing was written; run the same command again",
+    ),
+    "digits": Verb(
+        "rsp_robot.experiments.digits:DigitsConfig",
+        "rsp_robot.experiments.verbs.digits:run_digits",
+        "Judge objectives on moving digits: which way it went, what comes next, how fast, how many features",
+        "digits --quick --out runs/digits",
     ),
     "bc": Verb(
         "rsp_robot.experiments.verbs.bc:BCCommand",

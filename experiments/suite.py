@@ -33,9 +33,9 @@ class SuiteConfig:
 
     protocol: Annotated[str, tyro.conf.Positional]
     """Name of the protocol; `rsp-robot suite list` has them all."""
-    encoder: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]SPEC ...")]
-    """Encoders to compare: the one in question first. Anything that `rsp-robot bc --encoder` takes; none, state and
-    scratch too."""
+    encoder: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]SPEC ...")] = ()
+    """Encoders to compare: the one in question first. Anything that `rsp-robot bc --encoder` takes, none, state and
+    scratch too; pretrain:OBJECTIVE is pretrained on the demonstrations first. By default the protocol's own."""
     out: Path = Path("runs/suite")
     """Folder for everything; the same command again continues what is there, more encoders, seeds or tasks may join."""
     quick: bool = False
@@ -93,14 +93,14 @@ def run_protocol(protocol: Protocol, config: SuiteConfig) -> Path:
         from rsp_robot.experiments.cluster import import_ray
 
         import_ray()
-    specs = name_encoders(config.encoder)
+    specs = name_encoders(config.encoder or protocol.encoders)
     if not protocol.proprio and "none" in specs.values():
         raise UserError(
             f"{protocol.name} has no proprioception: without eyes nothing is left; leave the encoder none out"
         )
     plan = SuitePlan(
         protocol,
-        {name: identify(spec, config.device) for name, spec in specs.items()},
+        {name: identify(spec, protocol, config.device) for name, spec in specs.items()},
         data=str(config.data.resolve()) if config.data else "",
         experts=str(config.experts.resolve()) if config.experts else "",
         device=config.device,
@@ -203,7 +203,9 @@ def _open(place: Place, plan: SuitePlan) -> None:
         before = read_json(place.plan)["protocol"]
         wanted = plan.protocol.plain()
         keys = [
-            key for key in wanted if before.get(key) != wanted[key] and key not in ("tasks", "seeds", "differences")
+            key
+            for key in wanted
+            if before.get(key) != wanted[key] and key not in ("tasks", "seeds", "differences", "encoders")
         ]
         if keys:
             pairs = ", ".join(f"{key} {before.get(key)} instead of {wanted[key]}" for key in keys[:3])

@@ -11,9 +11,11 @@ from typing import Any, Literal
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.protocols import Protocol, from_plain
 
-Kind = Literal["demonstrations", "embeddings", "policy"]
+Kind = Literal["demonstrations", "pretraining", "embeddings", "policy"]
 EYELESS = ("none", "state", "scratch")
 """What stands in an encoder's place without being frozen: nothing to embed beforehand."""
+PRETRAIN = "pretrain:"
+"""Begins the spec of an encoder that is pretrained on the suite's demonstrations; the objective follows."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -23,6 +25,7 @@ class Job:
 
     kind: Kind
     task: str
+    """Task id; empty for a pretraining, which learns from the demonstrations of all tasks."""
     encoder: str = ""
     """Name of the encoder; empty for demonstrations."""
     seed: int = 0
@@ -42,9 +45,15 @@ class Encoder:
     """An encoder as a command names it, and which one that was."""
 
     spec: str
-    """What :meth:`FrozenEncoder.load` takes, or ``none``, ``state``, ``scratch``."""
+    """What :meth:`FrozenEncoder.load` takes, or ``pretrain:<objective>``, ``none``, ``state``, ``scratch``."""
     fingerprint: str
-    """Of the encoder with its own pooling; the spec itself where nothing is loaded."""
+    """Of the encoder with its own pooling, or of the settings that it is pretrained with; the spec itself where nothing
+    is loaded."""
+
+    @property
+    def objective(self) -> str:
+        """What it is pretrained with as a part of the suite; empty if it is there already."""
+        return self.spec.removeprefix(PRETRAIN) if self.spec.startswith(PRETRAIN) else ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,16 @@ class SuitePlan:
         """Return all jobs, each after those it waits for: seed by seed, so that a first comparison comes early."""
         tasks = [task.task for task in self.protocol.tasks]
         shown = {task: Job("demonstrations", task) for task in tasks if not self.data}
+        everything = tuple(job.key for job in shown.values())
+        taught = {
+            name: Job("pretraining", "", name, after=everything)
+            for name, encoder in self.encoders.items()
+            if encoder.objective
+        }
         seen = {
-            (name, task): Job("embeddings", task, name, after=(shown[task].key,) if task in shown else ())
+            (name, task): Job(
+                "embeddings", task, name, after=tuple(job.key for job in (shown.get(task), taught.get(name)) if job)
+            )
             for task in tasks
             for name, encoder in self.encoders.items()
             if encoder.spec not in EYELESS
@@ -77,7 +94,7 @@ class SuitePlan:
                 for name in self.encoders:
                     before = [seen[name, task]] if (name, task) in seen else [shown[task]] if task in shown else []
                     learnt.append(Job("policy", task, name, seed, tuple(job.key for job in before)))
-        return (*shown.values(), *seen.values(), *learnt)
+        return (*shown.values(), *taught.values(), *seen.values(), *learnt)
 
     def job(self, key: str) -> Job:
         """Return the job called ``key``."""
@@ -115,6 +132,14 @@ class Place:
         """The demonstrations of a task: those given, or those collected here."""
         folder = Path(plan.data) if plan.data else self.folder / "demonstrations"
         return folder / plan.protocol.task(task).file_name
+
+    def pretraining(self, objective: str) -> Path:
+        """The run folder of an encoder that is pretrained here."""
+        return self.folder / "pretraining" / objective
+
+    def source(self, encoder: Encoder) -> str:
+        """What :meth:`FrozenEncoder.load` takes, once the encoder is pretrained."""
+        return str(self.pretraining(encoder.objective)) if encoder.objective else encoder.spec
 
     def work(self, job: Job) -> Path:
         """The folder of a policy job: ``training/``, ``evaluation.jsonl``, and ``score.json`` once it is done."""
@@ -181,7 +206,9 @@ def _short(spec: str) -> str:
     """A name for a spec: the last part of a path, or the words of anything else."""
     if Path(spec).exists():
         return Path(spec).resolve().name
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", spec.removeprefix("timm:").removeprefix("hub:")).strip("-")
+    return re.sub(
+        r"[^A-Za-z0-9._+-]+", "-", spec.removeprefix("timm:").removeprefix("hub:").removeprefix(PRETRAIN)
+    ).strip("-")
 
 
 @dataclass

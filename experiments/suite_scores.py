@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -25,6 +25,7 @@ from rsp_robot.experiments.protocols import Protocol
 from rsp_robot.experiments.results import Arm, Results, save_results
 from rsp_robot.experiments.rows import Row, in_order, read_rows, write_rows
 from rsp_robot.experiments.suite_jobs import Job, Place, SuitePlan
+from rsp_robot.experiments.suite_pretraining import pretrained, pretraining_table
 from rsp_robot.experiments.suite_work import LAST
 from rsp_robot.experiments.wording import percent
 from rsp_robot.files import read_json, write_json
@@ -145,6 +146,8 @@ def summarise_suite(
         "notes": list(notes),
         "last_checkpoint": to_json(table, command),
     }
+    if taught := [asdict(one) for one in pretrained(place, plan)]:
+        found["pretraining"] = taught
     if protocol.evaluate_every:
         found["max_over_training_as_published"] = {
             "evaluations": protocol.evaluations,
@@ -181,6 +184,9 @@ def print_suite(
         say(f"{protocol.label}: {MAXIMUM}", "bold")
         console.print(_maximum_table(protocol, maxima))
         say(caution(protocol))
+    if taught := list(pretrained(place, plan)):
+        console.print()
+        console.print(pretraining_table(taught, protocol))
     if protocol.quick:
         say("QUICK: shrunk to minutes; these numbers say that everything runs, and nothing about the encoders.", "bold")
     folder = shlex.quote(str(place.folder))

@@ -21,7 +21,8 @@ from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
 from rsp_robot.experiments.protocols import Protocol, ProtocolTask, to_collect
 from rsp_robot.experiments.rows import Row
 from rsp_robot.experiments.simulation_worker import die_with
-from rsp_robot.experiments.suite_jobs import EYELESS, Encoder, Job, Place, SuitePlan, read_plan
+from rsp_robot.experiments.suite_jobs import EYELESS, PRETRAIN, Encoder, Job, Place, SuitePlan, read_plan
+from rsp_robot.experiments.suite_pretraining import is_pretrained, pretrain_encoder, pretraining_fingerprint
 from rsp_robot.files import read_json, write_json
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.bc_config import BCConfig
@@ -42,6 +43,8 @@ def run_job(place: Place, plan: SuitePlan, job: Job) -> None:
     """
     if job.kind == "demonstrations":
         _collect(place, plan, job)
+    elif job.kind == "pretraining":
+        pretrain_encoder(place, plan, plan.encoders[job.encoder].objective)
     elif job.kind == "embeddings":
         _embed(place, plan, job)
     else:
@@ -59,6 +62,8 @@ def is_done(place: Place, plan: SuitePlan, job: Job) -> bool:
     """
     if job.kind == "demonstrations":
         return place.demonstrations(plan, job.task).exists()
+    if job.kind == "pretraining":
+        return is_pretrained(place, plan.encoders[job.encoder].objective)
     if job.kind == "embeddings" or not place.score(job).exists():
         return False
     found, wanted = read_json(place.score(job)), settings_of(plan, job)
@@ -73,7 +78,8 @@ def is_done(place: Place, plan: SuitePlan, job: Job) -> bool:
 def settings_of(plan: SuitePlan, job: Job) -> dict[str, Any]:
     """Return what the result of a policy job depends on, as plain values."""
     protocol = plan.protocol.plain()
-    del protocol["tasks"], protocol["seeds"], protocol["differences"]
+    for key in ("tasks", "seeds", "differences", "encoders", "pretraining_steps", "pretraining_batch"):
+        del protocol[key]  # of pretraining the encoder's fingerprint tells
     return {
         "protocol": protocol,
         "task": asdict(plan.protocol.task(job.task)),
@@ -84,14 +90,16 @@ def settings_of(plan: SuitePlan, job: Job) -> dict[str, Any]:
     }
 
 
-def identify(spec: str, device: str) -> Encoder:
+def identify(spec: str, protocol: Protocol, device: str) -> Encoder:
     """Load what a spec names, and say which encoder it is.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or there is no such objective to pretrain with.
     """
     if spec in EYELESS:
         return Encoder(spec, spec)
+    if spec.startswith(PRETRAIN):
+        return Encoder(spec, pretraining_fingerprint(spec.removeprefix(PRETRAIN), protocol))
     absolute = str(Path(spec).resolve()) if Path(spec).exists() else spec
     return Encoder(absolute, load_encoder(absolute, device).fingerprint)
 
@@ -185,7 +193,7 @@ def _embed(place: Place, plan: SuitePlan, job: Job) -> None:
     """Put the embeddings of a task's demonstrations into the cache, from which every training seed takes them."""
     from rsp_robot.policies.embeddings import content_hash, embed_demonstrations
 
-    encoder = pooled(load_encoder(plan.encoders[job.encoder].spec, plan.device), plan.protocol)
+    encoder = pooled(load_encoder(place.source(plan.encoders[job.encoder]), plan.device), plan.protocol)
     path = place.demonstrations(plan, job.task)
     with DemonstrationFile(path) as file:
         for camera in cameras_of(plan.protocol, job.task):
@@ -235,7 +243,7 @@ def _train_and_evaluate(place: Place, plan: SuitePlan, job: Job) -> None:
 
     began = time.monotonic()
     protocol, task, work = plan.protocol, plan.protocol.task(job.task), place.work(job)
-    spec, data = plan.encoders[job.encoder].spec, place.demonstrations(plan, job.task)
+    spec, data = place.source(plan.encoders[job.encoder]), place.demonstrations(plan, job.task)
     encoder = None if spec in EYELESS else pooled(load_encoder(spec, plan.device), protocol)
     with DemonstrationFile(data) as file:
         rows = sum(file.lengths[index] for index in file.train)

@@ -10,6 +10,7 @@ import torch
 from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.resample import crop_and_resize
+from rsp_robot.pretrain.sampling import CropPairSpec
 
 ATTEMPTS = 10
 """Boxes tried before the central crop, as in torchvision."""
@@ -29,11 +30,17 @@ class Augmentation:
     """Treat all frames of a sample alike."""
     color_jitter: float = 0.0
     """Strength of the colour jitter, in [0, 1]; 0 turns it off."""
+    inner: tuple[float, float] | None = None
+    """Where a sample is one frame twice, the second is cropped inside the first: to an area from here to there, as a
+    share of the first crop's."""
 
     @classmethod
     def of(cls, config: PretrainConfig) -> Augmentation:
         """Return the augmentation that a run asks for."""
-        return cls(config.image_size, config.min_crop, config.flip, config.same_augmentation, config.color_jitter)
+        spec = config.objective.frames
+        inner = (spec.smallest, spec.largest) if isinstance(spec, CropPairSpec) else None
+        settings = (config.min_crop, config.flip, config.same_augmentation, config.color_jitter, inner)
+        return cls(config.image_size, *settings)
 
     def __call__(self, frames: torch.Tensor, sizes: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
         """Augment a batch on the device it is on.
@@ -50,17 +57,26 @@ class Augmentation:
         B, K, H, W, C = frames.shape
         if sizes is None:
             sizes = torch.tensor([[H, W]]).expand(B, 2)
-        if not self.same:  # then every frame is a sample
-            frames, sizes = frames.flatten(0, 1).unsqueeze(1), sizes.repeat_interleave(K, dim=0)
-        if self.min_crop < 1:
-            boxes = draw_boxes(sizes, generator, scale=(self.min_crop, 1.0))
+        each = 1 if self.same else K  # flips and colours drawn per sample
+        if self.inner is not None:
+            outer = self._boxes(sizes, generator)
+            boxes = torch.stack([outer, draw_inside(outer, generator, self.inner)], dim=1).flatten(0, 1)
         else:
-            boxes = whole_pictures(sizes)
-        flip = torch.rand(len(sizes), generator=generator) < (0.5 if self.flip else 0.0)
-        images = crop_and_resize(frames, boxes, flip, self.image_size)
+            boxes = self._boxes(sizes.repeat_interleave(each, dim=0), generator)
+        flip = torch.rand(B * each, generator=generator) < (0.5 if self.flip else 0.0)
+        cut = len(boxes)
+        images = crop_and_resize(
+            frames.reshape(cut, -1, H, W, C), boxes, flip.repeat_interleave(cut // len(flip)), self.image_size
+        )
         if self.color_jitter > 0:
-            images = jitter_colors(images, draw_jitter(len(sizes), generator, self.color_jitter))
+            factors = draw_jitter(B * each, generator, self.color_jitter)
+            images = jitter_colors(images.view(B * each, -1, *images.shape[2:]), factors)
         return Preprocessing(self.image_size).normalise(images).view(B, K, C, self.image_size, self.image_size)
+
+    def _boxes(self, sizes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if self.min_crop < 1:
+            return draw_boxes(sizes, generator, scale=(self.min_crop, 1.0))
+        return whole_pictures(sizes)
 
 
 def whole_pictures(sizes: torch.Tensor) -> torch.Tensor:
@@ -107,6 +123,12 @@ def draw_boxes(
     left = torch.where(found, left, (width - w) / 2).floor()
     top = torch.where(found, top, (height - h) / 2).floor()
     return torch.stack([left, top, w, h], dim=1).float()
+
+
+def draw_inside(outer: torch.Tensor, generator: torch.Generator, scale: tuple[float, float]) -> torch.Tensor:
+    """Draw a box inside each of ``outer`` ``(B, 4)``, as :func:`draw_boxes` does inside whole pictures."""
+    boxes = draw_boxes(outer[:, [3, 2]].long(), generator, scale)
+    return torch.cat([boxes[:, :2] + outer[:, :2], boxes[:, 2:]], dim=1)
 
 
 def draw_jitter(batch: int, generator: torch.Generator, strength: float) -> torch.Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from rsp_robot.preprocessing import Preprocessing
+from rsp_robot.pretrain import imaginer
+from rsp_robot.pretrain.imaginer import Futures, join, with_spread
 from rsp_robot.pretrain.masking import patchify, unpatchify
+from rsp_robot.pretrain.objectives.base import Objective
 from rsp_robot.pretrain.objectives.rsp import RSP
+from rsp_robot.pretrain.sampling import PairSpec
 
 
 class Chances(NamedTuple):
@@ -21,6 +25,11 @@ class Chances(NamedTuple):
     prior: list[torch.Tensor]
     """K of ``(B, ...)``, for K samples of the prior."""
 
+    @property
+    def samples(self) -> int:
+        """Samples of the prior, K."""
+        return len(self.prior)
+
     def row(self, index: int) -> Chances:
         """Those of one row, as a batch of one."""
         one = slice(index, index + 1)
@@ -28,17 +37,48 @@ class Chances(NamedTuple):
         return Chances(self.pixels[one], posterior, [noise[one] for noise in self.prior])
 
 
-class Futures(NamedTuple):
-    """What is to be seen."""
+class RSPImaginer:
+    """RSP looks at the current frame; what it predicts is as far away as the gaps it was trained with."""
 
-    columns: dict[str, torch.Tensor]
-    """By name ``(B, 3, S, S)`` in [0, 1]: ``current``, ``future`` (the true one), ``posterior`` or, without a latent,
-    ``prediction``, ``prior 1`` to ``prior K``; ``mean`` of these where there is no true future."""
-    spread: torch.Tensor | None
-    """``(B, S, S)`` standard deviation over the prior's samples, mean over the channels; None for fewer than two."""
-    errors: dict[str, float]
-    """Mean squared errors of ``posterior`` or ``prediction`` and ``prior`` (mean over its samples) in what the model
-    predicts (normalised patches, as a rule); empty where there is no true future."""
+    context = (0,)
+
+    def __init__(self, model: Objective, fps: float) -> None:
+        """Take a model in evaluation mode, for videos of ``fps`` frames per second (0 where nobody knows)."""
+        self.model = cast(RSP, model)
+        self.image_size, self.device = self.model.vit.image_size, self.model.mask_token.device
+        self.stochastic = self.model.latent is not None
+        self.gaps: PairSpec = self.model.config.frames.at(fps)
+
+    def draw_chances(self, batch: int, samples: int, gap: int | None, seed: int) -> Chances:
+        """See :func:`draw_chances`."""
+        return draw_chances(self.model, batch, samples, seed)
+
+    def imagine(
+        self, context: torch.Tensor, future: torch.Tensor | None, gap: int | None, chances: imaginer.Chances
+    ) -> Futures:
+        """See :func:`imagine_futures`."""
+        return imagine_futures(self.model, context[:, -1], future, cast(Chances, chances))
+
+    def describe(self, gap: int | None, samples: int, spread: bool) -> str:
+        """Return the caption of the picture."""
+        decoded = f"{samples} future{'s' * (samples != 1)} decoded from the prior"
+        if self.model.latent is None:
+            parts = ["the future that the model predicts (it has no latent to sample)"]
+        elif gap is None:
+            parts = [decoded] + ["their mean"] * spread
+        else:
+            parts = ["the future decoded from the posterior (which saw the noised future)"]
+            parts += [f"{decoded} (which did not)"] * (samples > 0)
+        if gap is None:
+            start = "Each row is one picture of which no future is known: the picture"
+            whose = "those of the picture itself"
+        else:
+            start = f"Each row is one pair of frames {gap} frames apart: the current frame, its true future"
+            whose = "the true ones"
+        caption = join(start, parts, comma=len(parts) == 1 or gap is not None)
+        if self.model.config.normalise_targets:
+            caption += f" Every patch is predicted up to its mean and contrast; {whose} are used to show it."
+        return caption
 
 
 def draw_chances(model: RSP, batch: int, samples: int, seed: int) -> Chances:
@@ -87,11 +127,7 @@ def imagine_futures(model: RSP, current: torch.Tensor, future: torch.Tensor | No
     show = Preprocessing(model.vit.image_size).denormalise
     columns = {"current": show(current)} | ({} if future is None else {"future": show(future)})
     columns |= {name: show(to_images(model, patches, known)) for name, patches in predicted.items()}
-    samples = [image for name, image in columns.items() if name.startswith("prior")]
-    spread = spread_of(samples) if len(samples) > 1 else None
-    if future is None and len(samples) > 1:
-        columns["mean"] = torch.stack(samples).mean(dim=0)
-    return Futures(columns, spread, {} if future is None else _errors(predicted, model.targets(future)))
+    return with_spread(columns, {} if future is None else _errors(predicted, model.targets(future)))
 
 
 def to_images(model: RSP, predicted: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
@@ -100,11 +136,6 @@ def to_images(model: RSP, predicted: torch.Tensor, known: torch.Tensor) -> torch
         variance, mean = torch.var_mean(patchify(known, model.vit.patch_size), dim=-1, keepdim=True)
         predicted = predicted * (variance + 1e-6).sqrt() + mean
     return unpatchify(predicted, model.vit.patch_size)
-
-
-def spread_of(samples: list[torch.Tensor]) -> torch.Tensor:
-    """K >= 2 images ``(B, 3, S, S)`` -> ``(B, S, S)``: standard deviation (K - 1 below), mean over channels."""
-    return torch.stack(samples).std(dim=0).mean(dim=1)
 
 
 def _errors(predicted: dict[str, torch.Tensor], target: torch.Tensor) -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""Draw what an RSP model imagines for any picture or video: as a picture, and as a film in which time runs."""
+"""Draw what a model imagines for any picture or video: as a picture, and as a film in which time runs."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +20,11 @@ from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.checkpoints import load_objective
 from rsp_robot.pretrain.config import PretrainConfig, read_config
 from rsp_robot.pretrain.drawing import draw_grid, heat, peak_of, to_bytes
-from rsp_robot.pretrain.futures import Chances, draw_chances, imagine_futures
+from rsp_robot.pretrain.futures import RSPImaginer
+from rsp_robot.pretrain.futures_srvp import SRVPImaginer
+from rsp_robot.pretrain.imaginer import Chances, Imaginer
 from rsp_robot.pretrain.moments import Moment, choose_moments, open_pictures
-from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
+from rsp_robot.pretrain.objectives import Objective
 from rsp_robot.progress import Progress
 from rsp_robot.videos import VideoSource
 
@@ -29,11 +32,13 @@ BATCH = 16
 """Frames of a film that go through the model together."""
 FASTEST = 15.0
 """Frames per second of a film at most: futures want to be looked at."""
+IMAGINERS: dict[str, Callable[[Objective, float], Imaginer]] = {"rsp": RSPImaginer, "srvp": SRVPImaginer}
+"""By objective: takes a model in evaluation mode, and the frames per second of the videos."""
 
 
 @dataclass(frozen=True)
 class ImagineConfig:
-    """Draw the futures that a pretrained RSP model imagines."""
+    """Draw the futures that a pretrained model imagines."""
 
     run: Path
     """Run folder of `rsp-robot pretrain`."""
@@ -81,30 +86,30 @@ def imagine(config: ImagineConfig) -> Path:
     In the film the same noise makes a column from beginning to end: what changes, changes because the frames do.
 
     Raises:
-        UserError: the run is not one of RSP or has no checkpoint, or the data cannot be read or is too short.
+        UserError: the run's objective imagines nothing, the run has no checkpoint, or the data cannot be read or is too
+            short.
     """
     trained = read_config(config.run)
-    if not isinstance(trained.objective, RSPConfig):
+    if trained.objective.name not in IMAGINERS:
         raise UserError(f"{config.run} was pretrained with {trained.objective.name!r}, which imagines no futures; "
-                        "give a run of the objective 'rsp'")  # fmt: skip
+                        f"give a run of one of the objectives {', '.join(IMAGINERS)}")  # fmt: skip
     source = _open(config, trained)
     fps = float(np.median([video.fps for video in source.videos])) if len(source) else 0.0
-    gaps = trained.objective.frames.at(fps)
-    moments, gap = choose_moments(source, config.rows, config.gap, gaps, config.seed)
-    if gap is None and not config.samples and trained.objective.latent != "deterministic":
+    model = IMAGINERS[trained.objective.name](load_objective(config.run, pick_device(config.device)), fps)
+    moments, gap = choose_moments(source, config.rows, config.gap, model.gaps, config.seed, -model.context[0])
+    if gap is None and not config.samples and model.stochastic:
         raise UserError("a single picture shows only samples of the prior; ask for --samples 1 or more")
     picture = config.out or config.run / "media" / "imagined.png"
     film = picture.with_suffix(".mp4")
     _spare_the_data(source, (picture, film, picture.with_suffix(".json")))
 
-    model = cast(RSP, load_objective(config.run, pick_device(config.device)))
-    chances = draw_chances(model, len(moments), config.samples, config.seed)
+    chances = model.draw_chances(len(moments), config.samples, gap, config.seed)
     shown = show_moments(model, source, moments, gap, chances)
     peak = None if shown.spread is None else peak_of(shown.spread)
     with atomic_path(picture) as temporary:
         Image.fromarray(draw_grid(with_heat(shown, peak))).save(temporary, format="PNG")
-    described: dict[str, Any] = {"caption": describe(model, gap, len(chances.prior), peak), "gap": gap}
-    described |= {"seed": config.seed, "samples": len(chances.prior), "spread_peak": peak, **shown.errors}
+    described: dict[str, Any] = {"caption": describe(model, gap, chances.samples, peak), "gap": gap}
+    described |= {"seed": config.seed, "samples": chances.samples, "spread_peak": peak, **shown.errors}
     if config.film and gap is not None:
         described["film"] = make_film(film, model, source, moments, gap, chances, config.film_frames)
     elif config.out is None:  # one of an earlier call would not belong to this picture
@@ -113,15 +118,21 @@ def imagine(config: ImagineConfig) -> Path:
     return picture
 
 
-def show_moments(model: RSP, source: VideoSource, moments: list[Moment], gap: int | None, chances: Chances) -> Shown:
-    """Imagine at each of ``moments``; pictures of any size and aspect are made the model's."""
-    preprocess, device = Preprocessing(model.vit.image_size), model.mask_token.device
+def show_moments(
+    model: Imaginer, source: VideoSource, moments: list[Moment], gap: int | None, chances: Chances
+) -> Shown:
+    """Imagine at each of ``moments``; pictures of any size and aspect are made the model's.
+
+    A picture of which nothing earlier is known counts as one that stood still.
+    """
+    preprocess, device = Preprocessing(model.image_size), model.device
 
     def frames(ahead: int) -> torch.Tensor:
-        read = [source.read(moment.video, [moment.frame + ahead]) for moment in moments]
+        read = [source.read(moment.video, [max(0, moment.frame + ahead)]) for moment in moments]
         return torch.cat([preprocess(frame, device) for frame in read])
 
-    futures = imagine_futures(model, frames(0), None if gap is None else frames(gap), chances)
+    context = torch.stack([frames(offset) for offset in model.context], dim=1)
+    futures = model.imagine(context, None if gap is None else frames(gap), gap, chances)
     columns = {name: to_bytes(images) for name, images in futures.columns.items()}
     return Shown(columns, None if futures.spread is None else futures.spread.cpu().numpy(), futures.errors)
 
@@ -134,7 +145,7 @@ def with_heat(shown: Shown, peak: float | None) -> dict[str, np.ndarray]:
 
 
 def make_film(
-    path: Path, model: RSP, source: VideoSource, moments: list[Moment], gap: int, chances: Chances, most: int
+    path: Path, model: Imaginer, source: VideoSource, moments: list[Moment], gap: int, chances: Chances, most: int
 ) -> dict[str, Any]:
     """Film the longest video among ``moments`` from its beginning, with the chances of its row; return what it shows.
 
@@ -147,46 +158,33 @@ def make_film(
         chances: those of all rows.
         most: frames of the film at most.
     """
-    row = max(range(len(moments)), key=lambda index: moments[index].length)
-    video, _, length = moments[row]
-    times = range(min(length - gap, most))
+    longest = max(range(len(moments)), key=lambda index: moments[index].length)
+    video, _, length = moments[longest]
+    first_seen = -model.context[0]
+    times = range(first_seen, min(length - gap, first_seen + most))
     parts = []
     with Progress("film of imagined futures", total=len(times), unit="frames") as bar:
-        for first in times[::BATCH]:
+        for first in range(0, len(times), BATCH):
             batch = [Moment(video, t, length) for t in times[first : first + BATCH]]
-            parts.append(show_moments(model, source, batch, gap, chances.row(row)))
+            parts.append(show_moments(model, source, batch, gap, chances.row(longest)))
             bar.update(len(batch))
     spreads = [part.spread for part in parts if part.spread is not None]
     peak = peak_of(np.concatenate(spreads)) if spreads else None
     columns = [with_heat(part, peak) for part in parts]
     joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
     drawn = []
-    for t in times:
+    for place, t in enumerate(times):
         names = {"current": f"current {t}", "future": f"future {t + gap}"}
-        drawn.append(draw_grid({names.get(name, name): pictures[t : t + 1] for name, pictures in joined.items()}))
+        row = {names.get(name, name): pictures[place : place + 1] for name, pictures in joined.items()}
+        drawn.append(draw_grid(row))
     fps = min(source.videos[video].fps or FASTEST, FASTEST)
     write_mp4(path, np.stack(drawn), fps)
     return {"file": path.name, "video": video, "frames": len(times), "of": length, "fps": fps, "spread_peak": peak}
 
 
-def describe(model: RSP, gap: int | None, samples: int, peak: float | None) -> str:
+def describe(model: Imaginer, gap: int | None, samples: int, peak: float | None) -> str:
     """Return the caption of the picture; ``peak`` is the end of the spread's scale in levels, None without one."""
-    decoded = f"{samples} future{'s' * (samples != 1)} decoded from the prior"
-    if model.latent is None:
-        parts = ["the future that the model predicts (it has no latent to sample)"]
-    elif gap is None:
-        parts = [decoded] + ["their mean"] * (peak is not None)
-    else:
-        parts = ["the future decoded from the posterior (which saw the noised future)"]
-        parts += [f"{decoded} (which did not)"] * (samples > 0)
-    if gap is None:
-        start, whose = "Each row is one picture of which no future is known: the picture", "those of the picture itself"
-    else:
-        start = f"Each row is one pair of frames {gap} frames apart: the current frame, its true future"
-        whose = "the true ones"
-    caption = f"{', '.join([start, *parts[:-1]])}{',' if len(parts) == 1 or gap else ''} and {parts[-1]}."
-    if model.config.normalise_targets:
-        caption += f" Every patch is predicted up to its mean and contrast; {whose} are used to show it."
+    caption = model.describe(gap, samples, peak is not None)
     if peak is not None:
         caption += (
             " The last column is the spread of the prior's futures: every pixel's standard deviation over the "

@@ -79,7 +79,7 @@ def default_gap(longest: int, trained: PairSpec) -> int | None:
 
 
 def choose_moments(
-    source: VideoSource, rows: int, gap: int | None, trained: PairSpec, seed: int
+    source: VideoSource, rows: int, gap: int | None, trained: PairSpec, seed: int, before: int = 0
 ) -> tuple[list[Moment], int | None]:
     """Pick current frames from different videos where possible.
 
@@ -89,6 +89,7 @@ def choose_moments(
         gap: frames that have to follow; see :func:`default_gap`.
         trained: gaps that the run was trained with, in frames.
         seed: decides videos and frames.
+        before: frames that have to come before the current one.
 
     Returns:
         The moments, and the gap: None where there are only single pictures.
@@ -99,7 +100,8 @@ def choose_moments(
     if len(source) == 0:
         raise UserError("there is no video to draw from; check --data")
     rng = np.random.default_rng(seed)
-    lengths = {video: source.videos[video].frames for video in rng.permutation(len(source)).tolist()}
+    # Of a video that is long enough, what is left when the frames before are taken away is chosen from.
+    lengths = {video: source.videos[video].frames - before for video in rng.permutation(len(source)).tolist()}
     enough = 2 * trained.max_gap if gap is None else gap + 1
     if sum(length >= enough for length in lengths.values()) >= rows:  # short ones only where there are no others
         lengths = {video: length for video, length in lengths.items() if length >= enough}
@@ -109,6 +111,10 @@ def choose_moments(
         return [Moment(video, 0, 1) for video in list(lengths)[:rows]], None
     fitting = [video for video, length in lengths.items() if length > gap]
     if not fitting:
-        raise UserError(f"no video is longer than the gap of {gap} frames, the longest has {longest}; lower --gap")
+        also = f" and the {before} before it" if before else ""
+        raise UserError(
+            f"no video is longer than the gap of {gap} frames{also}, the longest has {longest + before}; lower --gap"
+        )
     chosen = [fitting[row % len(fitting)] for row in range(rows)]
-    return [Moment(video, int(rng.integers(0, lengths[video] - gap)), lengths[video]) for video in chosen], gap
+    starts = [before + int(rng.integers(0, lengths[video] - gap)) for video in chosen]
+    return [Moment(video, start, source.videos[video].frames) for video, start in zip(chosen, starts, strict=True)], gap

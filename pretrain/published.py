@@ -1,12 +1,13 @@
-"""Weights to start from: whole published RSP models, and encoders.
+"""Weights to start from: whole published RSP and V-JEPA models, and encoders.
 
-Published names differ from ours in one thing: here the encoder's parameters stand below ``backbone.``.
+Published names of RSP differ from ours in one thing: here the encoder's parameters stand below ``backbone.``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from rsp_robot.backbones.base import Backbone
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig
+from rsp_robot.backbones.vjepa import VideoTransformer, VJEPAConfig
 from rsp_robot.checkpoints import arguments_of, layout_difference, read_checkpoint, state_dict_of
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
+from rsp_robot.pretrain.objectives.vjepa import VideoJEPA
 from rsp_robot.published import belongs_to_encoder, check_weights, encoder_in, infer_vit
+from rsp_robot.published_vjepa import vjepa_encoder, vjepa_part, vjepa_weights
 
 DECODER_HEADS = 16
 # What the published program calls the settings of the objective that no shape shows.
@@ -88,7 +93,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> str:
     Args:
         model: an objective, with its encoder as ``backbone``.
         source: a published checkpoint (the whole model if it holds more than an encoder), or an encoder or run folder
-            of ours (the encoder).
+            of ours (the encoder; both encoders of V-JEPA).
 
     Returns:
         What was loaded, in one line.
@@ -98,12 +103,13 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> str:
     """
     path = Path(source)
     if not path.is_file():
-        backbone = FrozenEncoder.load(path).backbone
-        if not isinstance(backbone, VisionTransformer):
-            kind = (backbone.describe() or {}).get("kind", "wrapped")
-            raise UserError(f"{path} holds a {kind} encoder; pretraining starts from the plain Vision Transformer only")
-        return _load_encoder(model, backbone.config, backbone.state_dict(), path)
+        return _load_folder(model, FrozenEncoder.load(path).backbone, path)
     content = read_checkpoint(path)
+    video = vjepa_weights(content)
+    if video is not None:
+        sizes, weights = vjepa_encoder(video, arguments_of(content), str(path))
+        parts = {part: vjepa_part(content, part) for part in ("encoder", "predictor")}
+        return _load_vjepa(model, sizes, {**parts, "target_encoder": weights}, path)
     state, arguments = state_dict_of(content, str(path)), arguments_of(content)
     if all(belongs_to_encoder(name) or name.startswith("head.") for name in state):
         return _load_encoder(model, *encoder_in(state, arguments, str(path)), path)
@@ -135,6 +141,67 @@ def _load_encoder(model: nn.Module, vit: ViTConfig, weights: dict[str, torch.Ten
         )
     backbone.load_state_dict(weights)
     return f"encoder only, {len(weights)} tensors, from {path}"
+
+
+def _load_folder(model: nn.Module, encoder: Backbone, path: Path) -> str:
+    own = model.get_submodule("backbone")
+    if not isinstance(own, Backbone) or type(encoder) is not type(own):
+        raise UserError(
+            f"{path} holds a {_kind(encoder)} encoder, but the one to train is {_kind(own)}; give such a one"
+        )
+    if isinstance(encoder, VisionTransformer):
+        return _load_encoder(model, encoder.config, encoder.state_dict(), path)
+    if isinstance(encoder, VideoTransformer):
+        return _load_vjepa(model, encoder.config, {"target_encoder": encoder.state_dict()}, path)
+    difference = _size_difference(encoder.describe() or {}, own.describe() or {})
+    if difference:
+        raise UserError(f"the encoder in {path} does not fit the model's: {difference}; set the sizes to its own")
+    own.load_state_dict(encoder.state_dict())
+    return f"encoder only, {len(encoder.state_dict())} tensors, from {path}"
+
+
+def _load_vjepa(
+    model: nn.Module, sizes: VJEPAConfig, parts: Mapping[str, Mapping[str, torch.Tensor] | None], path: Path
+) -> str:
+    """Fill encoder, target encoder and predictor; from a target encoder alone, both encoders."""
+    if not isinstance(model, VideoJEPA):
+        kind = _kind(model.get_submodule("backbone"))
+        raise UserError(f"{path} holds V-JEPA, but the encoder to train is {kind}; take --objective vjepa")
+    if sizes.rotary:
+        raise UserError(f"{path} holds V-JEPA 2, with rotary positions; give V-JEPA, whose positions are fixed")
+    target = parts["target_encoder"] or {}
+    loaded = {"backbone": target, "context_encoder": parts.get("encoder") or target}
+    predictor = parts.get("predictor")
+    if predictor:
+        loaded["predictor"] = predictor
+    weights = {f"{ours}.{name}": tensor for ours, state in loaded.items() for name, tensor in state.items()}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if name.partition(".")[0] in loaded}
+    difference = layout_difference(weights, wanted)
+    difference = difference or _size_difference(asdict(sizes), asdict(model.backbone.config))
+    if difference:
+        raise UserError(
+            f"{path} does not fit the model: {difference}; set arch, image size, patch size and the objective's sizes "
+            "to the file's"
+        )
+    check_weights(weights, wanted, f"the model in {path}")
+    model.load_state_dict(weights, strict=False)
+    what = "encoders and predictor" if predictor else "encoder only"
+    return f"{what}, {len(weights if predictor else target)} tensors, from {path}"
+
+
+def _kind(backbone: nn.Module) -> str:
+    described = backbone.describe() if isinstance(backbone, Backbone) else None
+    return str((described or {}).get("kind", "wrapped"))
+
+
+def _size_difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str | None:
+    """Name the first size that differs.
+
+    >>> _size_difference({"width": 8, "heads": 2}, {"width": 8, "heads": 4})
+    'heads is 2 instead of 4'
+    """
+    names = [name for name in wanted if found.get(name) != wanted[name]]
+    return f"{names[0]} is {found.get(names[0])} instead of {wanted[names[0]]}" if names else None
 
 
 def _unseen_difference(model: nn.Module, vit: ViTConfig, arguments: Mapping[str, Any]) -> str | None:

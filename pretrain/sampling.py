@@ -1,4 +1,4 @@
-"""Which frames of a video make one sample: a pair, a clip or a single frame, as pure functions of uniform numbers."""
+"""Which frames of a video make one sample: a pair, a clip, one frame or one twice, as functions of uniform numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SampleSpec(Protocol):
             uniform: ``(B, 2)``, uniform in [0, 1): all that is random.
 
         Returns:
-            int ``(B, K)``, ascending in each row.
+            int ``(B, K)``, in each row never descending.
         """
 
     def describe(self) -> str:
@@ -170,6 +170,37 @@ class FrameSpec:
     def describe(self) -> str:
         """Say it."""
         return "single frames"
+
+
+@dataclass(frozen=True)
+class CropPairSpec:
+    """One frame of the video twice: as it is cropped, and a smaller crop inside that one (CropMAE, global to local)."""
+
+    smallest: float
+    """Smallest area of the inner crop as a share of the outer one."""
+    largest: float
+    """Largest area of the inner crop as a share of the outer one."""
+
+    count = 2
+    needs_fps = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise UserError(
+                f"crops of {self.smallest:g} to {self.largest:g} inside another; need 0 < smallest <= largest <= 1"
+            )
+
+    def shortest(self, fps: float) -> int:
+        """Return 1."""
+        return 1
+
+    def draw(self, lengths: np.ndarray, fps: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Choose frames: int ``(B, 2)``, the same twice."""
+        return _below(lengths, uniform[:, 0])[:, None].repeat(2, axis=1)
+
+    def describe(self) -> str:
+        """Say it."""
+        return f"single frames, each with a crop of {self.smallest:g} to {self.largest:g} of it"
 
 
 def _below(bounds: np.ndarray, uniform: np.ndarray) -> np.ndarray:

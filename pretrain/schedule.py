@@ -15,8 +15,8 @@ def scaled_lr(base_lr: float, effective_batch: int) -> float:
 def half_cosine(start: float, end: float, share: float) -> float:
     """Go from ``start`` to ``end`` on half a cosine; ``share`` in [0, 1] says how far.
 
-    >>> half_cosine(0.04, 0.4, 0.0), round(half_cosine(0.04, 0.4, 0.5), 6), half_cosine(0.04, 0.4, 1.0)
-    (0.04, 0.22, 0.4)
+    >>> [round(half_cosine(0.04, 0.4, share), 6) for share in (0, 0.5, 1)]
+    [0.04, 0.22, 0.4]
     """
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 

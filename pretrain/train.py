@@ -195,10 +195,12 @@ class Run:
         if not self.world.main:
             return {}
         numbers: dict[str, Any] = dict(zip(losses, means.tolist(), strict=True))
+        engine.objective.eval()  # what is only looked at moves no running statistics
         with torch.no_grad(), engine.autocast():
             seen = engine.objective.diagnose(batch.frames, batch.draws)
             backbone = engine.objective.backbone
             tokens = backbone(Preprocessing(self.config.image_size)(self.monitored, self.world.device)).float()
+        engine.objective.train()
         pooling = self.config.pooling or default_pooling(backbone.class_token)
         embedded = pool(tokens, pooling, backbone.class_token).flatten(1)
         numbers |= {name: value.tolist() for name, value in seen.items()}

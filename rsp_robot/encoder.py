@@ -26,6 +26,7 @@ from torch import nn
 from rsp_robot.backbones.base import Backbone
 from rsp_robot.backbones.registry import BACKBONES
 from rsp_robot.backbones.vit import ViTConfig
+from rsp_robot.backbones.vjepa import VideoTransformer
 from rsp_robot.backbones.wrapped import WrappedBackbone
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.files import atomic_path, read_json
@@ -150,6 +151,36 @@ class FrozenEncoder(nn.Module):
     def forward(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 ``(B, H, W, 3)`` -> embeddings ``(B, *embedding_shape)`` float32."""
         return pool(self.tokens(frames), self.pooling, self.backbone.class_token)
+
+    @torch.no_grad()
+    def clip(self, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Embed short histories as a video Vision Transformer sees them.
+
+        Tokens are averaged over time before they are pooled, so that a clip's embedding looks like a frame's.
+
+        Args:
+            frames: uint8 ``(B, T, H, W, 3)``; T a multiple of the tubelet, and at most the frames of fixed positions.
+
+        Returns:
+            ``(B, *embedding_shape)`` float32.
+
+        Raises:
+            UserError: the backbone knows single frames only, or takes no clips of that length.
+        """
+        backbone, (batch, length) = self.backbone, frames.shape[:2]
+        if not isinstance(backbone, VideoTransformer):
+            raise UserError(
+                f"this encoder's {type(backbone).__name__} sees single frames; embed them one by one, or load V-JEPA"
+            )
+        tubelet, longest = backbone.config.tubelet, length if backbone.config.rotary else backbone.config.frames
+        if length % tubelet or not 0 < length <= longest:
+            limit = "" if backbone.config.rotary else f", {longest} at most"
+            raise UserError(f"clips of {length} frames do not fit; give a multiple of {tubelet} frames{limit}")
+        like = self._like()
+        pictures = self.preprocessing(frames.reshape(-1, *frames.shape[2:]), like.device).to(like.dtype)
+        tokens = backbone.clip(pictures.unflatten(0, (batch, length)).transpose(1, 2)).float()
+        still = tokens.unflatten(1, (length // tubelet, -1)).mean(dim=1)
+        return pool(still, self.pooling, backbone.class_token)
 
     def _like(self) -> torch.Tensor:
         """Some weight, for its device and its precision."""

@@ -80,8 +80,8 @@ def timm_config(encoder: FrozenEncoder) -> dict[str, Any]:
     """
     vit: ViTConfig = encoder.backbone.config
     named = next((name for name, sizes in VARIANTS.items() if sizes["width"] == vit.width), "vit-base")
-    # timm has no vit-nano; any of its names will do, since every size is given.
-    variant = {"vit-nano": "vit-tiny"}.get(named, named).replace("-", "_")
+    # timm has none so small; any of its names will do, since every size is given.
+    variant = {"vit-pico": "vit-tiny", "vit-nano": "vit-tiny"}.get(named, named).replace("-", "_")
     arguments = {
         "img_size": vit.image_size,
         "patch_size": vit.patch_size,

@@ -34,13 +34,18 @@ _TRANSFORMERS = (
 )
 
 
+def vjepa_part(content: Mapping[str, Any], part: str) -> dict[str, torch.Tensor] | None:
+    """Return the weights of ``encoder``, ``predictor`` or ``target_encoder`` by their bare names; None without them."""
+    state = _tensors(content[part]) if isinstance(content.get(part), Mapping) else {}
+    return state or None
+
+
 def vjepa_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
     """Return the encoder's weights by their bare names; None where the checkpoint is no V-JEPA."""
-    for part in (content.get(name) for name in TARGETS):
-        if isinstance(part, Mapping):
-            state = _tensors(part)
-            if state.get(_PROJECTION, torch.empty(0)).ndim == 5:
-                return state
+    for part in TARGETS:
+        state = vjepa_part(content, part)
+        if state is not None and state.get(_PROJECTION, torch.empty(0)).ndim == 5:
+            return state
     flat = _tensors(content)
     if any(_TRANSFORMERS[0][0].match(name) for name in flat):
         flat = _from_transformers(flat)

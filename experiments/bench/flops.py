@@ -1,4 +1,4 @@
-"""Arithmetic of one frame pair: what a step has to compute, however it is formulated."""
+"""Arithmetic of one sample: what a step has to compute, however it is formulated."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rsp_robot.backbones.cross_attention import use_fused_attention
 from rsp_robot.backbones.vit import ViTConfig
-from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.pretrain.objectives import ObjectiveConfig
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of one frame pair; a multiplication and an addition are two."""
+    """Floating-point operations of one sample; a multiplication and an addition are two."""
 
     forward: int
     """Of the losses."""
@@ -21,15 +21,15 @@ class Flops(NamedTuple):
     """Of the losses and their gradients."""
 
 
-def count_flops(vit: ViTConfig, config: RSPConfig) -> Flops:
-    """Count the matrix products, attention and the patch projection of one pair.
+def count_flops(vit: ViTConfig, config: ObjectiveConfig) -> Flops:
+    """Count the matrix products, attention and the patch projection of one sample.
 
     Without the prior's decoding, which no gradient needs, and without the optimiser. Nothing is computed: the tensors
     have shapes only.
     """
     with torch.device("meta"):
         model = config.build(vit)
-        frames = torch.empty(1, 2, 3, vit.image_size, vit.image_size)
+        frames = torch.empty(1, config.frames.count, 3, vit.image_size, vit.image_size)
         draws = model.draw(frames)
     use_fused_attention(model, False)  # the counter does not know every kernel of the fused one
     with FlopCounterMode(display=False) as counter:

@@ -96,6 +96,12 @@ class Protocol:
     """Seed of the first start state; all checkpoints, seeds and encoders play the same ones."""
     largest_return: float = 1000.0
     """What a return is divided by, where the protocol scores ``return``."""
+    encoders: tuple[str, ...] = ()
+    """Encoders that are compared where a command names none."""
+    pretraining_steps: int = 2000
+    """Optimiser steps of an encoder ``pretrain:<objective>``, which is pretrained on the demonstrations."""
+    pretraining_batch: int = 32
+    """Samples of each of those steps."""
     differences: tuple[str, ...] = ()
     """In what this is not the original."""
     quick: bool = False
@@ -106,6 +112,8 @@ class Protocol:
             raise UserError(f"protocol {self.name} needs either epochs or steps; correct the settings")
         if min(self.episodes, self.demonstrations, len(self.tasks), len(self.seeds)) < 1:
             raise UserError(f"protocol {self.name} lacks tasks, seeds, demonstrations or episodes; correct it")
+        if min(self.pretraining_steps, self.pretraining_batch) < 1:
+            raise UserError(f"protocol {self.name} pretrains with no steps or samples; correct the settings")
         length = self.epochs or self.steps
         if self.evaluate_every < 0 or (self.evaluate_every and length % self.evaluate_every):
             raise UserError(

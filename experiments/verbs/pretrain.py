@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from rsp_robot.backbones.base import Backbone
 from rsp_robot.backbones.vit import vit_config
 from rsp_robot.experiments.presets import PRESETS, find_preset
 from rsp_robot.experiments.report.markup import short_number
@@ -31,10 +32,22 @@ class PretrainCommand:
     """A run, where its defaults come from, and whether it runs at all."""
 
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
-    preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None
-    """Take the defaults of everything below from this recipe; with --help, show them."""
-    objective: Annotated[str, tyro.conf.arg(metavar="|".join(OBJECTIVES))] = DEFAULT_OBJECTIVE
-    """The method, one of these or of an installed package; its settings are those of --objective.* below."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="PRESET",
+            help="Take the defaults of everything below from this recipe; with --help, show them. One of "
+            f"{', '.join(PRESETS)}.",
+        ),
+    ] = None
+    objective: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="OBJECTIVE",
+            help=f"The method, one of {', '.join(OBJECTIVES)}, or of an installed package; its settings are those of "
+            "--objective.* below.",
+        ),
+    ] = DEFAULT_OBJECTIVE
     dry_run: bool = False
     """Print the recipe as a table and stop; needs neither data nor out."""
 
@@ -115,19 +128,28 @@ def recipe(config: PretrainConfig, source: VideoSource | None) -> dict[str, str]
         pairs += f" ({config.repeated_sampling} of each video)"
     lines = {
         "objective": _objective(config.objective),
-        "encoder": f"{config.arch}/{vit.patch_size} at {vit.image_size} px, {vit.patches} + 1 tokens",
-        "trainable parameters": f"{millions(model)} ({millions(model.backbone)} of them in the encoder)",
+        "encoder": _encoder(config, model.backbone),
+        "trainable parameters": f"{millions(trained(model))}; the encoder has {millions(model.backbone.parameters())}",
         "batch": f"{config.batch_size} videos",
         "samples per step": pairs,
         "samples": config.objective.frames.describe(),
         **_length(config, source),
         "peak learning rate": rate,
         "optimiser": f"AdamW, weight decay {config.weight_decay:g}"
+        + (f" to {config.final_weight_decay:g}" if config.final_weight_decay is not None else "")
         + (f", gradient cut to {config.clip_grad:g}" if config.clip_grad else ""),
         "augmentation": _augmentation(config),
         "precision": config.precision + (", compiled" if config.compile else ""),
     }
     return lines
+
+
+def _encoder(config: PretrainConfig, backbone: Backbone) -> str:
+    """Name what is exported; a ViT of the asked sizes, or what the objective has in its place."""
+    tokens = f"{backbone.grid**2}{' + 1' if backbone.class_token else ''} tokens"
+    kind = (backbone.describe() or {}).get("kind", "vit")
+    name = f"{config.arch}/{config.patch_size}" if kind in ("vit", "vjepa") else kind
+    return f"{name} at {backbone.image_size} px, {tokens}"
 
 
 def _objective(objective: ObjectiveConfig) -> str:
@@ -163,10 +185,18 @@ def _length(config: PretrainConfig, source: VideoSource | None) -> dict[str, str
         if videos is not None and config.passes is None:
             lines["real epochs"] = f"{steps * config.batch_size / videos:.4g}"
         lines["steps"] = f"{steps:,}"
-        lines["warm-up"] = f"{config.warmup_steps(steps):,} of them, then a cosine to zero"
+        lines["warm-up"] = f"{config.warmup_steps(steps):,} of them, {_fall(config)}"
     else:
-        lines["warm-up"] = f"{config.warmup * config.passes:g} real epochs, then a cosine to zero"
+        lines["warm-up"] = f"{config.warmup * config.passes:g} real epochs, {_fall(config)}"
     return lines
+
+
+def _fall(config: PretrainConfig) -> str:
+    """How the learning rate goes on after the warm-up."""
+    end = f"to {config.final_lr:.2g} of the peak" if config.final_lr else "to zero"
+    held = f"{config.hold:.0%} of them at the peak, " if config.hold else ""
+    cut = f", laid out for {config.stretch:g} times the steps" if config.stretch > 1 else ""
+    return f"{held}then a {'cosine' if config.lr_decay == 'cosine' else 'straight line'} {end}{cut}"
 
 
 def _augmentation(config: PretrainConfig) -> str:
@@ -177,7 +207,11 @@ def _augmentation(config: PretrainConfig) -> str:
     return ", ".join(parts) + ("" if config.same_augmentation else ", each frame on its own")
 
 
-def millions(module: torch.nn.Module) -> str:
-    """Trainable parameters as text: ``59.0 M``."""
-    count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    return f"{count / 1e6:.1f} M"
+def trained(module: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """Yield the parameters that an optimiser moves."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+def millions(parameters: Iterable[torch.nn.Parameter]) -> str:
+    """Number of weights as text: ``59.0 M``."""
+    return f"{sum(parameter.numel() for parameter in parameters) / 1e6:.1f} M"

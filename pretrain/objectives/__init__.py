@@ -6,9 +6,25 @@ from importlib.metadata import entry_points
 
 from rsp_robot.errors import unknown_name
 from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig
+from rsp_robot.pretrain.objectives.crop_bottleneck import CroBoConfig
+from rsp_robot.pretrain.objectives.mae import MAEConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.pretrain.objectives.siam_mae import SiamMAEConfig
+from rsp_robot.pretrain.objectives.srvp import SRVPConfig
+from rsp_robot.pretrain.objectives.token_bottleneck import ToBoConfig
+from rsp_robot.pretrain.objectives.vj_vcr import VJVCRConfig
+from rsp_robot.pretrain.objectives.vjepa import VideoJEPAConfig
 
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {RSPConfig.name: RSPConfig}
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    RSPConfig.name: RSPConfig,
+    MAEConfig.name: MAEConfig,
+    SiamMAEConfig.name: SiamMAEConfig,
+    ToBoConfig.name: ToBoConfig,
+    CroBoConfig.name: CroBoConfig,
+    SRVPConfig.name: SRVPConfig,
+    VideoJEPAConfig.name: VideoJEPAConfig,
+    VJVCRConfig.name: VJVCRConfig,
+}
 ENTRY_POINTS = "rsp_robot.objectives"
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveConfig", "find_objective"]

@@ -14,17 +14,16 @@ import torch
 from torch import nn
 
 from rsp_robot.backbones.cross_attention import CrossSelfBlock
-from rsp_robot.backbones.positions import sincos_2d
-from rsp_robot.backbones.vit import VisionTransformer, ViTConfig, initialise_transformer
+from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.latents import CategoricalLatent, GaussianLatent, Latent, balanced_kl, free_bits
-from rsp_robot.pretrain.masking import Mask, normalise_patches, patchify, random_mask, take
-from rsp_robot.pretrain.objectives.base import Objective, ObjectiveConfig
+from rsp_robot.pretrain.masking import Mask
+from rsp_robot.pretrain.objectives.decoders import MaskedConfig, MaskedObjective, masked_error
 from rsp_robot.pretrain.sampling import PairSpec, Unit
 
 
 @dataclass(frozen=True)
-class RSPConfig(ObjectiveConfig):
+class RSPConfig(MaskedConfig):
     """Settings of the objective; the defaults are the published ones."""
 
     name: ClassVar[str] = "rsp"
@@ -47,16 +46,6 @@ class RSPConfig(ObjectiveConfig):
     """Standard deviation of the noise on the future frame that the posterior sees, in normalised pixels."""
     mae_weight: float = 1.0
     """Weight of the masked autoencoding loss; 0 leaves it out."""
-    mask_ratio: float = 0.75
-    """Share of the future frame's patches hidden from the masked autoencoder."""
-    normalise_targets: bool = True
-    """Predict patches normalised to zero mean and unit variance."""
-    decoder_width: int = 512
-    """Width of the shared decoder."""
-    decoder_depth: int = 8
-    """Blocks of the shared decoder."""
-    decoder_heads: int = 16
-    """Attention heads of the shared decoder."""
     min_gap: float = 4
     """Smallest distance from the current to the future frame."""
     max_gap: float = 48
@@ -65,21 +54,16 @@ class RSPConfig(ObjectiveConfig):
     """frames, as published, or seconds: the same motion in videos of different frame rates."""
 
     def __post_init__(self) -> None:
-        _ = self.frames  # refuses gaps that mean nothing
         if not 0 < self.mask_ratio < 1:
             raise UserError(
                 f"mask ratio {self.mask_ratio} must lie in (0, 1); 0.75 is published, mae_weight 0 turns it off"
             )
+        super().__post_init__()
         if not 0 <= self.unimix < 1 or not 0 <= self.kl_balance <= 1:
             raise UserError("unimix must lie in [0, 1) and kl_balance in [0, 1]; the published ones are 0 and 0.2")
-        for setting in ("groups", "classes", "decoder_width", "decoder_depth", "decoder_heads"):
+        for setting in ("groups", "classes"):
             if getattr(self, setting) < 1:
                 raise UserError(f"{setting} must be at least 1, not {getattr(self, setting)}")
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise UserError(
-                f"decoder width {self.decoder_width} must be divisible by 4 and by its {self.decoder_heads} heads; "
-                "change one"
-            )
 
     @property
     def frames(self) -> PairSpec:
@@ -119,15 +103,14 @@ class Views(NamedTuple):
     """``(B, parameters)`` of p(z | current)."""
 
 
-class RSP(Objective):
+class RSP(MaskedObjective):
     """A Vision Transformer with RSP's latent heads and shared decoder."""
 
     config: RSPConfig
 
     def __init__(self, vit: ViTConfig, config: RSPConfig) -> None:
-        super().__init__()
-        self.vit, self.config, self.latent = vit, config, config.make_latent()
-        self.backbone = VisionTransformer(vit)
+        super().__init__(vit, config)
+        self.latent = config.make_latent()
         width, decoder = vit.width, config.decoder_width
         if self.latent is not None:
             self.to_posterior = _head(2 * width, 2 * width, self.latent.parameters)
@@ -135,14 +118,7 @@ class RSP(Objective):
             self.decoder_embed_stoch = nn.Linear(self.latent.width, decoder)
         self.decoder_embed_mae = nn.Linear(width, decoder)
         self.decoder_embed_deter = nn.Linear(width, decoder)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder))
-        self.decoder_pos_embed = nn.Parameter(sincos_2d(decoder, vit.grid), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(
-            CrossSelfBlock(decoder, config.decoder_heads, vit.mlp_ratio) for _ in range(config.decoder_depth)
-        )
-        self.decoder_norm = nn.LayerNorm(decoder, eps=1e-6)
-        self.decoder_pred = nn.Linear(decoder, vit.patch_size**2 * 3)
-        initialise_transformer(self)
+        self.add_decoder(CrossSelfBlock)
         if not config.mae_weight:  # kept for the layout of published checkpoints, but nothing to train
             self.decoder_embed_mae.requires_grad_(False)
 
@@ -178,16 +154,7 @@ class RSP(Objective):
 
     def predict_masked(self, visible: torch.Tensor, mask: Mask) -> torch.Tensor:
         """Decode a masked frame from its visible tokens ``(B, 1 + n_keep, D)`` -> patches ``(B, N, patch² · 3)``."""
-        embedded = self.decoder_embed_mae(visible)
-        batch, n_hidden = embedded.shape[0], mask.restore.shape[1] + 1 - embedded.shape[1]
-        hidden = self.mask_token.to(embedded.dtype).expand(batch, n_hidden, -1)
-        patches = take(torch.cat([embedded[:, 1:], hidden], dim=1), mask.restore)
-        return self._decode(torch.cat([embedded[:, :1], patches], dim=1) + self.decoder_pos_embed)
-
-    def targets(self, images: torch.Tensor) -> torch.Tensor:
-        """What the decoder has to predict: ``(B, 3, H, W)`` -> ``(B, N, patch² · 3)``."""
-        patches = patchify(images, self.vit.patch_size)
-        return normalise_patches(patches) if self.config.normalise_targets else patches
+        return self._decode(self.in_place(self.decoder_embed_mae(visible), mask))
 
     def _single(self, parameters: torch.Tensor) -> torch.Tensor:
         # Softmax and KL in single precision: in bf16 their small differences vanish.
@@ -195,10 +162,7 @@ class RSP(Objective):
 
     def _decode(self, memory: torch.Tensor) -> torch.Tensor:
         queries = (self.mask_token + self.decoder_pos_embed).expand(memory.shape[0], -1, -1)
-        for block in self.decoder_blocks:
-            queries = block(queries, memory)
-        predicted: torch.Tensor = self.decoder_pred(self.decoder_norm(queries))
-        return predicted[:, 1:]
+        return self.decode(queries, memory)
 
     # -- the loss ------------------------------------------------------------------------------------------------------
 
@@ -231,15 +195,13 @@ class RSP(Objective):
             losses["kl"] = balanced_kl(self.latent, views.posterior, views.prior, settings.kl_balance)
             losses["loss"] = losses["loss"] + settings.kl_scale * free_bits(losses["kl"], settings.free_bits)
         if settings.mae_weight:
-            losses["loss_mae"] = self.masked_loss(future, target, random_mask(draws.mask, settings.mask_ratio))
+            losses["loss_mae"] = self.masked_loss(future, target, self.mask(draws))
             losses["loss"] = losses["loss"] + settings.mae_weight * losses["loss_mae"]
         return losses
 
     def masked_loss(self, future: torch.Tensor, target: torch.Tensor, mask: Mask) -> torch.Tensor:
         """Mean squared error over the hidden patches of the future frame ``(B, 3, H, W)``."""
-        visible = self.backbone.encode(take(self.backbone.embed(future), mask.keep))
-        per_patch = (self.predict_masked(visible, mask) - target).square().mean(dim=-1)
-        return (per_patch * mask.hidden).sum() / mask.hidden.sum()
+        return masked_error(self.predict_masked(self.visible(future, mask), mask), target, mask)
 
     @torch.no_grad()
     def diagnose(self, frames: torch.Tensor, draws: Draws) -> dict[str, torch.Tensor]:

@@ -50,9 +50,10 @@ class CrossSelfBlock(nn.Module):
         self.norm4 = nn.LayerNorm(width, eps=1e-6)
         self.mlp2 = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, tokens: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """Queries ``(B, Nq, D)`` and memory ``(B, Nk, D)`` -> ``(B, Nq, D)``."""
-        tokens = tokens + self.cattn(self.norm1(tokens), self.norm_kv1(memory))
+    def forward(self, tokens: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
+        """Queries ``(B, Nq, D)`` and memory ``(B, Nk, D)`` -> ``(B, Nq, D)``; without memory the rest of the block."""
+        if memory is not None:
+            tokens = tokens + self.cattn(self.norm1(tokens), self.norm_kv1(memory))
         tokens = tokens + self.attn(self.norm3(tokens))
         updated: torch.Tensor = tokens + self.mlp2(self.norm4(tokens))
         return updated

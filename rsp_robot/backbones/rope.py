@@ -30,7 +30,7 @@ def rotation_3d(times: int, grid: int, head: int) -> tuple[torch.Tensor, torch.T
 
 
 def rotate(vectors: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys ``(B, heads, N, C)`` by the tables ``(N, C)`` of :func:`rotation_3d`."""
+    """Turn queries or keys ``(B, heads, N, C)`` by tables ``(N, C)``, or ``(B, 1, N, C)``, of :func:`rotation_3d`."""
     even, odd = vectors.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)
     return vectors * cos.to(vectors.dtype) + turned * sin.to(vectors.dtype)

@@ -58,6 +58,7 @@ class ViTConfig:
 
 
 VARIANTS: dict[str, dict[str, int]] = {
+    "vit-pico": {"width": 64, "depth": 3, "heads": 4},
     "vit-nano": {"width": 128, "depth": 6, "heads": 4},
     "vit-tiny": {"width": 192, "depth": 12, "heads": 3},
     "vit-small": {"width": 384, "depth": 12, "heads": 6},

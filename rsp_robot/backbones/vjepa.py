@@ -1,20 +1,23 @@
-"""The video Vision Transformer of V-JEPA (fixed 3-D positions) and V-JEPA 2 (3-D rotary positions), seeing one frame.
+"""The video Vision Transformer of V-JEPA (fixed 3-D positions) and V-JEPA 2 (3-D rotary positions).
 
-Bardes et al. 2024 ("Revisiting Feature Prediction for Learning Visual Representations from Video"); Assran et al. 2025
-("V-JEPA 2"), section 2.1. Parameter names are those of the published checkpoints.
+As every backbone it sees single frames, repeated to a tubelet; ``clip`` takes whole clips. Bardes et al. 2024
+("Revisiting Feature Prediction for Learning Visual Representations from Video"); Assran et al. 2025 ("V-JEPA 2"),
+section 2.1. Parameter names are those of the published checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
 from torch import nn
 
 from rsp_robot.backbones.base import Backbone
+from rsp_robot.backbones.positions import sincos_3d
 from rsp_robot.backbones.rope import rotate, rotation_3d
 from rsp_robot.errors import UserError
 
@@ -78,8 +81,8 @@ class VideoTransformer(Backbone):
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         else:
-            positions = config.frames // config.tubelet * config.grid**2
-            self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width), requires_grad=False)
+            positions = sincos_3d(config.width, config.grid, config.frames // config.tubelet)
+            self.pos_embed = nn.Parameter(positions, requires_grad=False)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
 
@@ -98,20 +101,61 @@ class VideoTransformer(Backbone):
 
     def clip(self, video: torch.Tensor) -> torch.Tensor:
         """``(B, 3, T, S, S)`` -> ``(B, T / tubelet * grid * grid, D)``, the rasters one after the other."""
-        tokens = self.patch_embed(video)
-        rotation = None
-        if self.pos_embed is not None:
-            tokens = tokens + self.pos_embed[:, : tokens.shape[1]]
-        elif video.shape[2] == self.config.tubelet:
-            rotation = self.cos, self.sin
-        else:
-            times, head = video.shape[2] // self.config.tubelet, self.width // self.config.heads
-            cos, sin = rotation_3d(times, self.grid, head)
-            rotation = cos.to(self.cos), sin.to(self.sin)
+        return self.encode(self.embed(video))
+
+    def embed(self, video: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, T, S, S)`` -> tokens ``(B, N, D)`` before the blocks, with their positions unless these turn."""
+        tokens: torch.Tensor = self.patch_embed(video)
+        return tokens if self.pos_embed is None else tokens + self.pos_embed[:, : tokens.shape[1]]
+
+    def encode(self, tokens: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Take tokens ``(B, N, D)`` of :meth:`embed` through the blocks: all, or those at ``keep`` ``(B, n)`` only.
+
+        Returns:
+            ``(B, n, D)``, which know nothing of the tokens left out.
+        """
+        rotation = self._rotation(tokens.shape[1]) if self.pos_embed is None else None
+        if keep is not None:
+            tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[-1]))
+            if rotation is not None:
+                rotation = rotation[0][keep][:, None], rotation[1][keep][:, None]
         for block in self.blocks:
             tokens = block(tokens, rotation)
         normed: torch.Tensor = self.norm(tokens)
         return normed
+
+    def _rotation(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tables of a clip of so many tokens."""
+        if count == len(self.cos):
+            return self.cos, self.sin
+        cos, sin = rotation_3d(count // self.grid**2, self.grid, self.width // self.config.heads)
+        return cos.to(self.cos), sin.to(self.sin)
+
+
+def initialise_blocks(module: nn.Module, blocks: Iterable[nn.Module], rescale: bool) -> None:
+    """Draw fresh weights as V-JEPA does, from torch's global generator.
+
+    N(0, 0.02) for linear maps and the embedding of tubelets, zero biases, unit norms.
+
+    Args:
+        module: all of it is drawn but its own parameters, such as positions and mask tokens.
+        blocks: its blocks, in order.
+        rescale: divide what the l-th block adds to the tokens, the last maps of attention and MLP, by ``sqrt(2 l)``.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv3d)):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    if not rescale:
+        return
+    with torch.no_grad():
+        for number, block in enumerate(blocks, start=1):
+            for name in ("attn.proj", "mlp.fc2"):
+                block.get_submodule(name).weight.div_((2 * number) ** 0.5)  # type: ignore[operator]
 
 
 class _PatchEmbed(nn.Module):
@@ -127,20 +171,21 @@ class _PatchEmbed(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-class _Attention(nn.Module):
+class _Attention(Attention):
     """Self-attention over all tokens; queries and keys are rotated where there is a rotation."""
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        super().__init__(width, heads, qkv_bias=True)
 
-    def forward(self, tokens: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(  # type: ignore[override]
+        self, tokens: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        if rotation is None:
+            plain: torch.Tensor = super().forward(tokens)
+            return plain
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv.unbind(0)
-        if rotation is not None:
-            queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
+        queries, keys = rotate(queries, *rotation), rotate(keys, *rotation)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         projected: torch.Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return projected

@@ -14,11 +14,13 @@ from rsp_robot.errors import UserError
 from rsp_robot.videos.formats import KNOWN
 from rsp_robot.videos.index import build_index
 from rsp_robot.videos.info import Quarantined, UnreadableVideo, VideoInfo
+from rsp_robot.videos.moving_digits import MovingDigits
 from rsp_robot.videos.source import Choice, Group, Videos, with_fps, write_quarantine
-from rsp_robot.videos.spec import parse_spec, resolved
+from rsp_robot.videos.spec import is_digits, parse_spec, resolved
 
 __all__ = [
     "Group",
+    "MovingDigits",
     "Quarantined",
     "UnreadableVideo",
     "VideoInfo",
@@ -60,11 +62,12 @@ def open_videos(
     """Open whatever holds videos: a file, a folder tree, a data set, or several of these with weights.
 
     Video files, folders of pictures, NumPy arrays, HDF5 demonstrations, LeRobot and Minari data sets and packed frames
-    are told apart by what is on disk. The first time everything is looked at; the findings are kept in the user's
-    cache, so that the next time only what changed is looked at again.
+    are told apart by what is on disk; moving digits are made on the fly. The first time everything is looked at; the
+    findings are kept in the user's cache, so that the next time only what changed is looked at again.
 
     Args:
-        spec: ``PATH``, ``PATH,PATH`` or ``PATH=0.7,PATH=0.3``.
+        spec: ``PATH``, ``PATH,PATH`` or ``PATH=0.7,PATH=0.3``; ``digits:<motion>[:digits][/videos][xframes][@size]
+            [#seed]`` in the place of a path (see :mod:`rsp_robot.videos.moving_digits`).
         cameras: patterns of cameras to take, such as ``front`` or ``*wrist*``; all by default.
         tasks: patterns of tasks to take.
         episodes: patterns of episodes to take.
@@ -104,6 +107,8 @@ def open_videos(
 
 
 def _look_into(root: Path, workers: int | None) -> tuple[list[VideoInfo], list[Quarantined]]:
+    if is_digits(root):
+        return MovingDigits.parse(str(root)).infos(), []
     if not root.exists():
         raise UserError(f"{root} does not exist; give a video, a folder of videos or a demonstration file")
     entries = build_index(root, workers)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsp_robot.errors import UserError
+from rsp_robot.videos.moving_digits import PREFIX, MovingDigits
 
 
 class Part(NamedTuple):
@@ -20,6 +21,8 @@ class Part(NamedTuple):
 
 def parse_spec(spec: str | os.PathLike[str]) -> tuple[Part, ...]:
     """Read ``PATH``, ``PATH,PATH,...`` or ``PATH=WEIGHT,PATH=WEIGHT,...``; a path that exists as written is one path.
+
+    Moving digits (``digits:<motion>``) stand in the place of a path.
 
     >>> [(part.path.name, part.weight) for part in parse_spec("kitchen=3,tabletop=1")]
     [('kitchen', 0.75), ('tabletop', 0.25)]
@@ -55,7 +58,17 @@ def _part(word: str) -> Part:
     return Part(Path(path), number)
 
 
+def is_digits(path: Path) -> bool:
+    """Whether this is no place but moving digits, made on the fly."""
+    return str(path).startswith(PREFIX)
+
+
 def resolved(spec: str | os.PathLike[str]) -> str:
     """Return the same places as absolute paths: what says whether two runs learn from the same data."""
-    parts = parse_spec(spec)
-    return ",".join(str(part.path.resolve()) + ("" if part.weight is None else f"={part.weight:.6g}") for part in parts)
+    return ",".join(_resolved(part) for part in parse_spec(spec))
+
+
+def _resolved(part: Part) -> str:
+    digits = is_digits(part.path)
+    place = MovingDigits.parse(str(part.path)).spec if digits else str(part.path.resolve())
+    return place + ("" if part.weight is None else f"={part.weight:.6g}")

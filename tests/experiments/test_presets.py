@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rsp_robot.experiments.cli import read_options
 from rsp_robot.experiments.presets import PRESETS, find_preset
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives.rsp import RSPConfig
+from rsp_robot.pretrain.objectives.vjepa import VideoJEPAConfig
 from rsp_robot.pretrain.schedule import scaled_lr
 
 FILES = sorted(Path(presets.__file__).parent.glob("[a-z]*.py"))
@@ -65,3 +67,18 @@ def test_the_published_recipe() -> None:
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown preset 'rsp-smal'; did you mean rsp-small"):
         find_preset("rsp-smal")
+
+
+def test_the_published_recipe_of_v_jepa() -> None:
+    """The numbers of the release's configuration for ViT-L/16."""
+    config = find_preset("vjepa-vitl16")
+    assert (config.arch, config.image_size, config.patch_size) == ("vit-large", 224, 16)
+    assert replace(config.objective, rescaled_init=True) == VideoJEPAConfig()
+    first, peak, last = (config.pace(step, config.steps) for step in (0, 12_000, config.steps - 1))
+    assert config.warmup_steps(config.steps) == 12_000
+    assert first.lr == pytest.approx(2e-4) and peak.lr == pytest.approx(6.25e-4)
+    assert first.weight_decay == pytest.approx(0.04) and first.share == 0
+    end = config.pace(112_500, config.steps)  # where the stretched schedules would end
+    assert end.lr == pytest.approx(1e-6) and end.weight_decay == pytest.approx(0.4) and end.share == 1
+    assert last.lr > 5e-5 and last.weight_decay < 0.4 and last.share == pytest.approx(0.8, abs=1e-4)
+    assert (config.batch_size, config.clip_grad, config.beta2, config.precision) == (3072, 10.0, 0.999, "bf16")

@@ -63,6 +63,19 @@ def test_jobs_wait_for_what_they_need() -> None:
     assert all(order.index(key) < order.index(job.key) for job in jobs.values() for key in job.after)
 
 
+def test_a_pretraining_waits_for_every_task_and_only_its_own_encoder_for_it() -> None:
+    given = replace(plan(), encoders={"mae": Encoder("pretrain:mae", "abc"), "other": Encoder("runs/rsp", "def")})
+    jobs = {job.key: job for job in given.jobs()}
+    shown = ("demonstrations/metaworld-push-v3", "demonstrations/metaworld-assembly-v3")
+    assert jobs["pretraining/mae"].after == shown and "pretraining/other" not in jobs
+    assert jobs["embeddings/mae/metaworld-push-v3"].after == (shown[0], "pretraining/mae")
+    assert jobs["embeddings/other/metaworld-push-v3"].after == (shown[0],)
+    alone = {job.key: job for job in replace(given, data="data").jobs()}
+    assert alone["pretraining/mae"].after == ()
+    order = list(jobs)
+    assert all(order.index(key) < order.index(job.key) for job in jobs.values() for key in job.after)
+
+
 def test_given_demonstrations_are_not_collected() -> None:
     kinds = [job.kind for job in plan(data="data").jobs()]
     assert "demonstrations" not in kinds and kinds.count("embeddings") == 2

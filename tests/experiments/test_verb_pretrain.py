@@ -11,8 +11,8 @@ import torch
 
 from rsp_robot.backbones.vit import vit_config
 from rsp_robot.experiments import cli
-from rsp_robot.experiments.presets import find_preset
-from rsp_robot.experiments.verbs.pretrain import PretrainCommand, millions, named, recipe
+from rsp_robot.experiments.presets import PRESETS, find_preset
+from rsp_robot.experiments.verbs.pretrain import PretrainCommand, millions, named, recipe, trained
 from rsp_robot.pretrain import objectives
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives import Objective, ObjectiveConfig
@@ -79,7 +79,7 @@ def test_another_objective_brings_its_own_options() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--preset", "rsp-smal"], "unknown preset 'rsp-smal'; did you mean rsp-small?"),
+        (["--preset", "rsp-smal"], "unknown preset 'rsp-smal'; did you mean rsp-small"),
         (["--objective", "rps"], "unknown objective 'rps'; did you mean rsp?"),
         (["--preset", "rsp-small"], "missing from rsp-robot pretrain: --data STR --out PATH"),
         (["--preset", "rsp-small", "--data", "x"], "missing from rsp-robot pretrain: --out PATH"),
@@ -105,19 +105,19 @@ def test_help_lists_presets_and_objectives_and_shows_the_defaults_of_a_preset(
         return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
     plain = shown()
-    assert "--preset rsp-small|rsp-vits16-k400" in plain
-    assert "--objective rsp" in plain
+    assert "--preset PRESET" in plain and ", ".join(PRESETS) in plain
+    assert "--objective OBJECTIVE" in plain and ", ".join(objectives.OBJECTIVES) in plain
     assert "(default: vit-small)" in plain
     small = shown("--preset", "rsp-small")
     assert "(default: vit-nano)" in small
     assert "--data STR Where the videos are: files, folders, HDF5 demonstrations," in small
-    assert "Width of the shared decoder. (default: 128)" in small
+    assert "Width of the decoder. (default: 128)" in small
 
 
 def test_the_published_recipe_is_shown_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretrain", "--preset", "rsp-vits16-k400", "--dry-run"]) == 0
     lines = table(capsys)
-    assert lines["trainable parameters"] == "59.0 M (21.6 M of them in the encoder)"
+    assert lines["trainable parameters"] == "59.0 M; the encoder has 21.7 M"
     assert lines["batch"] == "1536 videos"
     assert lines["samples per step"] == "3072 (2 of each video)"
     assert lines["real epochs"] == "200 (400 / 2)"
@@ -145,6 +145,16 @@ def test_with_data_steps_and_epochs_are_known() -> None:
     assert by_epochs["steps"] == "40"  # 20 x 18 / 9
 
 
+def test_schedules_and_encoders_of_other_objectives_are_said() -> None:
+    srvp = recipe(find_preset("srvp-kth"), None)
+    assert srvp["encoder"] == "conv64 at 64 px, 64 tokens"
+    assert srvp["warm-up"].endswith("75% of them at the peak, then a straight line to zero")
+    vjepa = recipe(find_preset("vjepa-vitl16"), None)
+    assert vjepa["encoder"] == "vit-large/16 at 224 px, 196 tokens"
+    assert vjepa["warm-up"].endswith("of the peak, laid out for 1.25 times the steps")
+    assert vjepa["optimiser"].startswith("AdamW, weight decay 0.04 to 0.4")
+
+
 def test_what_differs_from_the_defaults_is_named() -> None:
     objective = RSPConfig(latent="gaussian", groups=8)
     config = PretrainConfig(
@@ -162,11 +172,11 @@ def test_counting_parameters_counts_the_trainable_ones() -> None:
     model = RSPConfig().build(vit_config("vit-small", 224, 16))
     assert isinstance(model, Objective)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert (trainable, millions(model)) == (59_006_208, "59.0 M")
+    assert (trainable, millions(trained(model))) == (59_006_208, "59.0 M")
     assert sum(p.numel() for p in model.parameters()) > trainable  # the positions are fixed
     layer = torch.nn.Linear(1000, 1000)
     layer.weight.requires_grad_(False)
-    assert millions(layer) == "0.0 M"
+    assert millions(trained(layer)) == "0.0 M"
 
 
 def test_a_run_is_handed_to_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from rsp_robot.preprocessing import Preprocessing
-from rsp_robot.pretrain.augment import Augmentation, draw_boxes, draw_jitter, jitter_colors
+from rsp_robot.pretrain.augment import Augmentation, draw_boxes, draw_inside, draw_jitter, jitter_colors
 from rsp_robot.pretrain.config import PretrainConfig
 
 # -- boxes -------------------------------------------------------------------------------------------------------------
@@ -237,6 +237,74 @@ def test_crops_are_as_large_as_asked() -> None:
         widths[least] = spread / (whole[..., -1] - whole[..., 0]).mean()
     assert (0.5 * 3 / 4) ** 0.5 - 0.05 < widths[0.5].min() < 0.75
     assert (0.9 * 3 / 4) ** 0.5 - 0.05 < widths[0.9].min() < widths[0.9].max() <= 1.02
+
+
+# -- a crop inside the crop --------------------------------------------------------------------------------------------
+
+
+def ranges(batch: int = 300, side: int = 64, seed: int = 0, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What two views of a picture show of it, each ``(batch, 2, 2)``: view, then from and to, in pixels; across, down.
+
+    Red grows from left to right and green from top to bottom; the outermost pixels of a view tell its rim.
+    """
+    place = torch.arange(side, dtype=torch.uint8) * (256 // side)
+    red, green = place.expand(side, side), place[:, None].expand(side, side)
+    frames = torch.stack([red, green, 0 * red], dim=-1).expand(batch, 2, side, side, 3)
+    found = augmented(frames, seed=seed, inner=(0.3, 0.6), **settings)
+    pixels = found * torch.tensor(Preprocessing(16).std).view(3, 1, 1) + torch.tensor(Preprocessing(16).mean).view(
+        3, 1, 1
+    )
+    shown = pixels * 255 * side / 256
+    across, down = shown[:, :, 0].mean(dim=2), shown[:, :, 1].mean(dim=3)
+    return across[..., [0, -1]], down[..., [0, -1]]
+
+
+def test_the_second_view_is_cropped_inside_the_first() -> None:
+    spans = []
+    for one in ranges(flip=False):
+        outer, inner = one[:, 0], one[:, 1]
+        assert (inner[:, 0] > outer[:, 0] - 1.5).all() and (inner[:, 1] < outer[:, 1] + 1.5).all()
+        spans.append((one[..., 1] - one[..., 0]) * 16 / 15)  # from rim to rim instead of between middles of pixels
+    areas = spans[0] * spans[1]
+    share = areas[:, 1] / areas[:, 0]
+    assert 0.26 < share.min() < 0.36 and 0.54 < share.max() < 0.66
+    whole = areas[:, 0] / 64**2
+    assert 0.46 < whole.min() < 0.56 and 0.94 < whole.max() < 1.04, "the first is as without"
+    uncropped = ranges(min_crop=1.0, flip=False)
+    assert all((one[:, 0] - one[0, 0]).abs().max() < 1e-3 for one in uncropped)
+
+
+def test_both_views_are_mirrored_and_coloured_alike_or_each_on_its_own() -> None:
+    across, _ = ranges()
+    turned = across[..., 0] > across[..., 1]
+    assert torch.equal(turned[:, 0], turned[:, 1]) and 0.4 < turned.float().mean() < 0.6
+    across, _ = ranges(same=False)
+    turned = across[..., 0] > across[..., 1]
+    assert 0.35 < (turned[:, 0] == turned[:, 1]).float().mean() < 0.65
+    grey = torch.full((8, 2, 20, 20, 3), 100, dtype=torch.uint8)
+    tint = augmented(grey, inner=(0.3, 0.6), color_jitter=0.4).mean(dim=(3, 4))
+    torch.testing.assert_close(tint[:, 0], tint[:, 1], rtol=0, atol=1e-4)
+    assert tint[:, 0].std(dim=0).min() > 0.05
+    alone = augmented(grey, inner=(0.3, 0.6), color_jitter=0.4, same=False).mean(dim=(3, 4))
+    assert ((alone[:, 0] - alone[:, 1]).abs().amax(dim=1) > 0.01).all()
+
+
+def test_inner_boxes_are_drawn_as_in_a_picture_of_the_outer_ones_size() -> None:
+    outer = torch.tensor([[3.0, 5.0, 30.0, 40.0], [0.0, 0.0, 7.0, 5.0], [10.0, 1.0, 2.0, 50.0]])
+    inner = draw_inside(outer, torch.Generator().manual_seed(0), (0.3, 0.6))
+    sizes = outer[:, [3, 2]].long()
+    expected = draw_boxes(sizes, torch.Generator().manual_seed(0), (0.3, 0.6))
+    assert torch.equal(inner[:, 2:], expected[:, 2:]) and torch.equal(inner[:, :2] - outer[:, :2], expected[:, :2])
+    many = draw_inside(outer[:2].repeat(500, 1), torch.Generator().manual_seed(1), (0.3, 0.6))
+    ends, limits = many[:, :2] + many[:, 2:], (outer[:2, :2] + outer[:2, 2:]).repeat(500, 1)
+    assert (many[:, :2] >= outer[:2, :2].repeat(500, 1)).all() and (ends <= limits).all() and (many[:, 2:] >= 1).all()
+
+
+def test_frames_that_differ_in_size_are_cropped_inside_their_own_pictures() -> None:
+    frames = torch.zeros(40, 2, 32, 32, 3, dtype=torch.uint8)
+    frames[:, :, :10, :14] = 200
+    found = augmented(frames, sizes=torch.tensor([[10, 14]]).expand(40, 2), inner=(0.3, 0.6))
+    assert found[:, :, 0].std() < 1e-3, "no pixel of the canvas beside them"
 
 
 # -- colours -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rsp_robot.backbones.vit import vit_config
-from rsp_robot.pretrain.futures import draw_chances, imagine_futures, spread_of, to_images
+from rsp_robot.pretrain.futures import draw_chances, imagine_futures, to_images
+from rsp_robot.pretrain.imaginer import spread_of
 from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
 
 TOY = RSPConfig(decoder_width=16, decoder_depth=1, decoder_heads=2, groups=3, classes=4, min_gap=2, max_gap=4)

@@ -109,3 +109,15 @@ def test_videos_are_left_to_their_reader(tmp_path: Path) -> None:
     assert isinstance(open_pictures(tmp_path), Videos)
     with pytest.raises(UserError, match="does not exist"):
         open_pictures(tmp_path / "absent.png")
+
+
+def test_frames_that_have_to_come_before_are_there(make_videos: Any) -> None:
+    for seed in range(20):
+        moments, gap = choose_moments(make_videos([9, 20, 8]), 3, 3, TRAINED, seed, before=5)
+        assert gap == 3 and {moment.video for moment in moments} == {0, 1}, "8 frames are too few: 5, the current, 3"
+        assert all(5 <= frame < length - 3 for _, frame, length in moments)
+        assert all(length in (9, 20) for _, _, length in moments), "the whole length"
+    moments, gap = choose_moments(make_videos([9]), 1, None, TRAINED, 0, before=5)
+    assert gap == 2 and moments[0].frame in (5, 6), "of nine frames four can be played"
+    with pytest.raises(UserError, match="longer than the gap of 3 frames and the 5 before it, the longest has 8"):
+        choose_moments(make_videos([8]), 1, 3, TRAINED, 0, before=5)

@@ -14,6 +14,7 @@ from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
 from rsp_robot.pretrain.objectives.rsp import RSP, RSPConfig
+from rsp_robot.pretrain.objectives.vjepa import VideoJEPA, VideoJEPAConfig
 from rsp_robot.pretrain.published import PublishedRSP, load_weights, read_rsp
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "rsp-a.npz"
@@ -234,7 +235,7 @@ def test_an_encoder_of_other_sizes_is_refused_and_changes_nothing(
 
 def test_an_encoder_of_another_kind_is_no_beginning(model: RSP, tmp_path: Path) -> None:
     folder = FrozenEncoder.load("random:resnet18@64").save(tmp_path / "resnet")
-    with pytest.raises(UserError, match="holds a timm encoder; pretraining starts from the plain Vision Transformer"):
+    with pytest.raises(UserError, match="holds a timm encoder, but the one to train is vit; give such a one"):
         load_weights(model, folder)
 
 
@@ -251,3 +252,101 @@ def test_broken_weights_are_refused_and_change_nothing(
 def test_nothing_there_is_a_user_error(model: RSP, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no encoder in"):
         load_weights(model, tmp_path / "absent")
+
+
+# -- V-JEPA ----------------------------------------------------------------------------------------------------------
+
+VIDEO = VideoJEPAConfig(length=4, stride=1, predictor_width=8, predictor_depth=1)
+VIDEO_VIT = ViTConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2)
+PARTS = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "backbone"}
+
+
+def video_jepa(seed: int, vit: ViTConfig = VIDEO_VIT, **settings: Any) -> VideoJEPA:
+    torch.manual_seed(seed)
+    model = replace(VIDEO, **settings).build(vit)
+    for name, parameter in model.named_parameters():
+        if "pos_embed" not in name:
+            torch.nn.init.normal_(parameter)  # the two encoders differ, as after training
+    return model
+
+
+def published_video(model: VideoJEPA, path: Path, leave_out: tuple[str, ...] = (), **arguments: object) -> Path:
+    """Save a model as the published program does."""
+    content: dict[str, Any] = {"opt": {"state": {}}, "epoch": 300, "args": argparse.Namespace(num_heads=2, **arguments)}
+    for theirs, ours in PARTS.items():
+        state = model.get_submodule(ours).state_dict()
+        content[theirs] = {f"module.backbone.{name}": value for name, value in state.items()}
+    torch.save({name: value for name, value in content.items() if name not in leave_out}, path)
+    return path
+
+
+def test_a_published_v_jepa_goes_on(tmp_path: Path) -> None:
+    published, model = video_jepa(1), video_jepa(2)
+    path = published_video(published, tmp_path / "vjepa.pth.tar")
+    assert load_weights(model, path) == f"encoders and predictor, {len(model.state_dict())} tensors, from {path}"
+    assert all(torch.equal(value, published.state_dict()[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_a_target_encoder_alone_fills_both_encoders(tmp_path: Path) -> None:
+    published = video_jepa(1)
+    wanted = published.backbone.state_dict()
+    file = published_video(published, tmp_path / "vjepa.pth.tar", leave_out=("encoder", "predictor"))
+    folder = published.encoder().save(tmp_path / "run" / "encoder")
+    for source in (file, folder, folder.parent):
+        model = video_jepa(2)
+        predictor = {name: value.clone() for name, value in model.predictor.state_dict().items()}
+        assert load_weights(model, source) == f"encoder only, {len(wanted)} tensors, from {source}"
+        for encoder in (model.backbone, model.context_encoder):
+            assert all(torch.equal(value, wanted[name]) for name, value in encoder.state_dict().items())
+        assert all(torch.equal(value, predictor[name]) for name, value in model.predictor.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("vit", "settings", "message"),
+    [
+        ({"depth": 2}, {}, "missing context_encoder.blocks.1.norm1.weight"),
+        ({"heads": 4}, {}, "heads is 2 instead of 4"),
+        ({"image_size": 32}, {}, r"pos_embed is \(1, 8, 16\) instead of \(1, 32, 16\)"),
+        ({}, {"length": 8}, r"pos_embed is \(1, 8, 16\) instead of \(1, 16, 16\)"),
+        ({}, {"tubelet": 4}, r"pos_embed is \(1, 8, 16\) instead of \(1, 4, 16\)"),
+        ({}, {"predictor_depth": 2}, "missing predictor.predictor_blocks.1.norm1.weight"),
+        ({}, {"blocks": (8, 2, 1), "block_scales": (0.1, 0.2, 0.3)}, "missing predictor.mask_tokens.2"),
+    ],
+)
+def test_a_v_jepa_of_other_sizes_is_refused_and_changes_nothing(
+    tmp_path: Path, vit: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    path = published_video(video_jepa(1), tmp_path / "vjepa.pth.tar")
+    model = video_jepa(2, replace(VIDEO_VIT, **vit), **settings)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=f"does not fit the model: .*{message}.*; set arch") as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_broken_weights_of_a_predictor_are_refused(tmp_path: Path) -> None:
+    published, model = video_jepa(1), video_jepa(2)
+    published.predictor.predictor_norm.bias.data[0] = torch.nan
+    with pytest.raises(UserError, match=r"predictor.predictor_norm.bias holds values that are not finite"):
+        load_weights(model, published_video(published, tmp_path / "vjepa.pth.tar"))
+
+
+def test_v_jepa_and_plain_transformers_do_not_begin_as_each_other(
+    model: RSP, state: dict[str, torch.Tensor], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    video = video_jepa(1)
+    path = published_video(video, tmp_path / "vjepa.pth.tar")
+    with pytest.raises(UserError, match=r"holds V-JEPA, but the encoder to train is vit; take --objective vjepa"):
+        load_weights(model, path)
+    with pytest.raises(UserError, match="holds a vjepa encoder, but the one to train is vit"):
+        load_weights(model, video.encoder().save(tmp_path / "video"))
+    with pytest.raises(UserError, match="holds a vit encoder, but the one to train is vjepa"):
+        load_weights(video, FrozenEncoder.load(write(state)).save(tmp_path / "plain"))
+    with pytest.raises(UserError, match="does not fit"):
+        load_weights(video, write(state))
+    rotary = {name: value for name, value in video.backbone.state_dict().items() if name != "pos_embed"}
+    torch.save({"encoder": rotary, "args": argparse.Namespace(num_heads=2)}, tmp_path / "vjepa2.pt")
+    with pytest.raises(UserError, match="holds V-JEPA 2, with rotary positions; give V-JEPA"):
+        load_weights(video, tmp_path / "vjepa2.pt")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rsp_robot.errors import UserError
-from rsp_robot.pretrain.sampling import ClipSpec, FrameSpec, PairSpec, SampleSpec
+from rsp_robot.pretrain.sampling import ClipSpec, CropPairSpec, FrameSpec, PairSpec, SampleSpec
 
 DRAWS = 4000
 
@@ -65,7 +65,7 @@ def test_a_row_depends_on_its_own_numbers_alone() -> None:
 
 def test_the_largest_uniform_number_stays_inside() -> None:
     last = np.full((1, 2), np.nextafter(1.0, 0.0))
-    for spec in (PairSpec(4, 48), ClipSpec(5, 2), FrameSpec()):
+    for spec in (PairSpec(4, 48), ClipSpec(5, 2), FrameSpec(), CropPairSpec(0.3, 0.6)):
         for length in (9, 100, 2**53 - 1):
             found = spec.draw(np.array([length]), np.array([10.0]), last)
             assert found.max() <= length - 1
@@ -108,6 +108,20 @@ def test_single_frames_are_uniform() -> None:
     assert all(abs(n / DRAWS - 1 / 5) < 0.025 for n in found.values())
 
 
+def test_a_frame_and_a_crop_of_it_are_one_frame_twice() -> None:
+    spec = CropPairSpec(0.3, 0.6)
+    found = Counter(drawn(spec, 5))
+    assert set(found) == {(i, i) for i in range(5)}
+    assert all(abs(n / DRAWS - 1 / 5) < 0.025 for n in found.values())
+    assert (spec.count, spec.shortest(10.0), spec.needs_fps) == (2, 1, False)
+
+
+@pytest.mark.parametrize("settings", [(0.0, 0.5), (0.6, 0.3), (0.3, 1.1)])
+def test_crops_that_mean_nothing_are_refused(settings: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="need 0 < smallest <= largest <= 1"):
+        CropPairSpec(*settings)
+
+
 @pytest.mark.parametrize("settings", [(0, 1), (3, 0), (3, 0.5)])
 def test_clips_that_mean_nothing_are_refused(settings: tuple[int, float]) -> None:
     with pytest.raises(UserError, match="give 1 or more, and whole frames"):
@@ -119,3 +133,4 @@ def test_specs_describe_themselves() -> None:
     assert PairSpec(0.5, 2, "seconds").describe() == "pairs, 0.5 to 2 seconds apart"
     assert ClipSpec(16, 4).describe() == "clips of 16 frames, 4 frames apart"
     assert FrameSpec().describe() == "single frames"
+    assert CropPairSpec(0.3, 0.6).describe() == "single frames, each with a crop of 0.3 to 0.6 of it"

@@ -15,6 +15,7 @@ from torch import nn
 
 from rsp_robot import FrozenEncoder as PublicFrozenEncoder
 from rsp_robot.backbones.vit import VisionTransformer, ViTConfig, vit_config
+from rsp_robot.backbones.vjepa import VideoTransformer, VJEPAConfig
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
 from rsp_robot.pooling import pool
@@ -332,7 +333,7 @@ def test_a_golden_embedding_of_another_width_is_refused(folder: Path, size: int)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "resnet"}, "unknown architecture 'resnet'; choose one of: timm, vit, vjepa"),
+        ({"kind": "resnet"}, "unknown architecture 'resnet'; choose one of: conv64, timm, vit, vjepa"),
         ({"patch_size": 0}, "patch_size of a Vision Transformer must be at least 1"),
         ({"depth": 3}, "is damaged"),
         ({"image_size": 32}, "makes pictures of 16 px but the backbone takes 32 px|is damaged"),
@@ -412,3 +413,60 @@ def test_a_random_name_that_cannot_be_read_is_refused(spec: str) -> None:
 def test_a_random_encoder_that_cannot_be_built_is_refused(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         FrozenEncoder.load(spec)
+
+
+# -- clips -----------------------------------------------------------------------------------------------------------
+
+
+def video_encoder(rotary: bool = False, pooling: str = "mean") -> FrozenEncoder:
+    torch.manual_seed(0)
+    config = VJEPAConfig(16, 8, 2, 2 if rotary else 6, width=16, depth=1, heads=2, mlp_hidden=32, rotary=rotary)
+    return FrozenEncoder(VideoTransformer(config), pooling=pooling)
+
+
+def short_histories(length: int) -> np.ndarray:
+    return np.stack([frames(length, seed=seed) for seed in (1, 2)])
+
+
+def test_an_embedding_of_a_clip_is_the_mean_over_time_pooled() -> None:
+    history = short_histories(4)
+    for pooling, shape in (("mean", (2, 16)), ("grid2", (2, 64)), ("tokens", (2, 4, 16))):
+        encoder = video_encoder(pooling=pooling)
+        pictures = torch.stack([Preprocessing(16)(clip, torch.device("cpu")) for clip in history])
+        tokens = encoder.backbone.clip(pictures.transpose(1, 2))  # two times of four patches
+        found = encoder.clip(history)
+        assert found.shape == shape and found.dtype == torch.float32
+        torch.testing.assert_close(found, pool((tokens[:, :4] + tokens[:, 4:]) / 2, pooling, class_token=False))
+    assert torch.equal(encoder.clip(torch.from_numpy(history)), encoder.clip(history))
+
+
+def test_a_clip_of_one_still_is_embedded_as_the_frame() -> None:
+    for rotary in (False, True):
+        encoder = video_encoder(rotary)
+        still = np.stack([frames(3)] * 2, axis=1)
+        torch.testing.assert_close(encoder.clip(still), encoder(frames(3)))
+
+
+def test_a_clip_tells_which_way_things_move() -> None:
+    for rotary in (False, True):
+        encoder, history = video_encoder(rotary), short_histories(6)
+        assert not torch.allclose(encoder.clip(history), encoder.clip(history[:, ::-1].copy()), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "rotary", "message"),
+    [
+        (3, False, "clips of 3 frames do not fit; give a multiple of 2 frames, 6 at most"),
+        (8, False, "clips of 8 frames do not fit; give a multiple of 2 frames, 6 at most"),
+        (5, True, "clips of 5 frames do not fit; give a multiple of 2 frames$"),
+    ],
+)
+def test_clips_of_other_lengths_are_refused(length: int, rotary: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        video_encoder(rotary).clip(short_histories(length))
+    assert video_encoder(rotary=True).clip(short_histories(8)).shape == (2, 16)
+
+
+def test_an_encoder_of_single_frames_takes_no_clips(encoder: FrozenEncoder) -> None:
+    with pytest.raises(UserError, match="this encoder's VisionTransformer sees single frames; embed them one by one"):
+        encoder.clip(short_histories(2))

@@ -16,10 +16,12 @@ from rsp_robot.videos.formats.lerobot import LeRobot
 from rsp_robot.videos.formats.minari import Minari
 from rsp_robot.videos.formats.store import Store
 from rsp_robot.videos.info import Format
+from rsp_robot.videos.moving_digits import DigitsFormat
 
 FORMATS: dict[str, Format] = {made.name: made for made in (Store(), LeRobot(), Minari(), HDF5(), Arrays(), Encoded())}
 """In the order in which they are asked; pictures come last: any folder with a stray picture in it would be one."""
 FORMATS |= {entry.name: entry.load()() for entry in entry_points(group="rsp_robot.videos")}
+FORMATS[DigitsFormat.name] = DigitsFormat()
 FORMATS["images"] = Images()
 
 KNOWN = ", ".join((*FILM_SUFFIXES, *HDF5_SUFFIXES, *ARRAY_SUFFIXES))

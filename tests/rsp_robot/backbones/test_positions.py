@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rsp_robot.backbones.positions import sincos_1d, sincos_2d
+from rsp_robot.backbones.positions import sincos_1d, sincos_2d, sincos_3d
 
 
 def test_one_dimension_by_hand() -> None:
@@ -50,3 +50,27 @@ def test_the_other_dimension_does_not_leak() -> None:
 def test_a_width_not_divisible_by_four_is_refused(dim: int) -> None:
     with pytest.raises(ValueError, match=f"divisible by 4, got {dim}"):
         sincos_2d(dim, 2)
+
+
+# -- three dimensions --------------------------------------------------------------------------------------------------
+
+
+def test_time_row_and_column_by_hand() -> None:
+    # Width 8: three parts of 4, frequencies 1 and 0.01, of which the last part loses what is over 8.
+    table = sincos_3d(8, 2, 2)
+    assert table.shape == (1, 8, 8) and table.dtype == torch.float32
+    still, moved = [0.0, 0.0, 1.0, 1.0], [math.sin(1), math.sin(0.01), math.cos(1), math.cos(0.01)]
+    assert table[0, 0].tolist() == still + still
+    assert table[0, 5].tolist() == pytest.approx(moved + still), "one step later, first row; the column is cut off"
+    assert table[0, 2].tolist() == pytest.approx(still + moved)
+    column = sincos_3d(12, 2, 1)[0, 1]
+    assert column.tolist() == pytest.approx(still + still + moved)
+
+
+def test_unequal_parts_give_time_half_of_the_width() -> None:
+    table = sincos_3d(8, 3, 2, uniform=False)[0]
+    assert torch.equal(table[:, :4], sincos_1d(4, torch.arange(18) // 9).float())
+    assert torch.equal(table[:, 4:6], sincos_1d(2, torch.arange(18) // 3 % 3).float())
+    assert torch.equal(table[:, 6:], sincos_1d(2, torch.arange(18) % 3).float())
+    with pytest.raises(ValueError, match="a width divisible by 8, got 12"):
+        sincos_3d(12, 2, 2, uniform=False)

@@ -96,6 +96,20 @@ def test_where_a_patch_lies_matters(rotary: bool) -> None:
 
 
 @pytest.mark.parametrize("rotary", [True, False])
+def test_some_tokens_are_encoded_at_their_own_places(rotary: bool) -> None:
+    model = drawn(replace(TINY, rotary=rotary))
+    tokens = model.embed(torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
+    shuffle = torch.stack([torch.randperm(8, generator=torch.Generator().manual_seed(seed)) for seed in (2, 3)])
+    with torch.no_grad():
+        everything, shuffled = model.encode(tokens), model.encode(tokens, shuffle)
+        some, cut = model.encode(tokens, shuffle[:, :3]), model.encode(tokens[:1], torch.tensor([[0, 1, 2, 3]]))
+        first = model.encode(tokens[:1, :4])  # the first of two times
+    torch.testing.assert_close(shuffled, everything.gather(1, shuffle[:, :, None].expand(-1, -1, 12)))
+    assert some.shape == (2, 3, 12) and not torch.allclose(some, shuffled[:, :3], atol=1e-3), "the others are not seen"
+    torch.testing.assert_close(cut, first)
+
+
+@pytest.mark.parametrize("rotary", [True, False])
 def test_a_description_builds_the_same_model(rotary: bool) -> None:
     model = drawn(replace(TINY, rotary=rotary))
     description: dict[str, Any] = model.describe()
