@@ -12,6 +12,8 @@ MOST_PATCHES = 4096
 
 LEAST_RANK = 2.0
 """Embeddings below this effective rank have collapsed."""
+LEAST_SPREAD = 0.02
+"""Embeddings whose standard deviation falls below this share of its first value have become the same."""
 LEAST_CODES = 1.05
 """A latent that uses fewer codes says the same of every pair."""
 NEAR_FLOOR = 1.25
@@ -95,6 +97,14 @@ def health(rows: Sequence[Mapping[str, Any]], free_bits: float | None = None) ->
         said.append(
             f"RankMe of the embeddings below {LEAST_RANK:g} since step {since}: the features of all frames lie on a "
             "line; lower the learning rate or start from the last healthy checkpoint"
+        )
+    # A rank has no scale: of features that have shrunk to dust it measures the dust.
+    spread = next((row["feature_std"] for row in rows if "feature_std" in row), 0.0)
+    since = _since(settled, "feature_std", lambda deviation: deviation < LEAST_SPREAD * spread)
+    if since is not None:
+        said.append(
+            f"standard deviation of the embeddings below {LEAST_SPREAD:.0%} of its first value since step {since}: "
+            "all frames look the same; raise what keeps features apart (a variance term, a slower target)"
         )
     since = _since(settled, "codes_used", lambda codes: codes < LEAST_CODES)
     if since is not None:

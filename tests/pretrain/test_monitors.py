@@ -85,6 +85,16 @@ def test_many_patches_are_sampled_from_every_place_and_alike_at_every_call() -> 
     assert feature_health(torch.rand(16, 2), patches)["rank_patches"] == found
 
 
+def test_embeddings_that_have_shrunk_to_dust_are_said_whatever_their_rank() -> None:
+    rows = healthy_rows(24)
+    for number, row in enumerate(rows):
+        row["feature_std"] = 0.9 if number < 11 else 0.004
+    (said,) = health(rows)
+    assert said.startswith("standard deviation of the embeddings below 2% of its first value since step 600: ")
+    rows[-1]["feature_std"] = 0.1
+    assert health(rows) == []
+
+
 def healthy_rows(count: int = 24, **changes: float) -> list[dict[str, float]]:
     """A run that goes well, a row every 50 steps."""
     well = {"rank": 30.0, "codes_used": 8.0, "kl": 2.0, "loss_future": 0.5, "prior_gap": 0.05, "skipped_steps": 0}
