@@ -109,8 +109,8 @@ def health(rows: Sequence[Mapping[str, Any]], free_bits: float | None = None) ->
     since = _since(settled, "codes_used", lambda codes: codes < LEAST_CODES)
     if since is not None:
         said.append(
-            f"one code of the latent used since step {since}: it says the same of every pair; lower the KL scale or "
-            "raise the unimix"
+            f"one code of the latent used since step {since}: it says the same of every sample; lower the KL scale, "
+            "raise the unimix, or let more samples explore"
         )
     return said + _unused_latent(settled, free_bits or 0.0) + _skipped(settled)
 

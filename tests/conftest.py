@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -51,6 +51,21 @@ def load_rsp_reference() -> Callable[[Path], RSPReference]:
     return read_rsp_reference
 
 
+def read_groups(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Read the sizes of a reference file, and its arrays by group (state, in, out, gradnorm) and name."""
+    groups: dict[str, dict[str, np.ndarray]] = {"config": {}, "state": {}, "in": {}, "out": {}, "gradnorm": {}}
+    with np.load(path, allow_pickle=False) as file:
+        for key in file.files:
+            group, _, name = key.partition("/")
+            groups[group][name] = file[key]
+    return {name: value.item() for name, value in groups.pop("config").items()}, groups
+
+
+@pytest.fixture
+def read_reference() -> Callable[[Path], tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]]:
+    return read_groups
+
+
 def read_rsp_reference(path: Path) -> RSPReference:
     """Build the model that a file describes; the encoder's parameters live below ``backbone.`` here."""
     import torch
@@ -58,12 +73,7 @@ def read_rsp_reference(path: Path) -> RSPReference:
     from rsp_robot.backbones.vit import ViTConfig
     from rsp_robot.pretrain.objectives.rsp import RSP, Draws, RSPConfig
 
-    with np.load(path, allow_pickle=False) as file:
-        config = {key.removeprefix("config/"): file[key].item() for key in file.files if key.startswith("config/")}
-        groups: dict[str, dict[str, np.ndarray]] = {"state": {}, "in": {}, "out": {}, "gradnorm": {}}
-        for key in file.files:
-            group, _, name = key.partition("/")
-            groups.setdefault(group, {})[name] = file[key]
+    config, groups = read_groups(path)
     vit = ViTConfig(
         image_size=config["img_size"],
         patch_size=config["patch_size"],

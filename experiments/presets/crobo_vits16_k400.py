@@ -11,31 +11,14 @@ Expected:  Franka Kitchen 71.7 (as published; not reproduced here).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.experiments.presets.rsp_vits16_k400 import CONFIG as RSP
 from rsp_robot.pretrain.objectives.crop_bottleneck import CroBoConfig
 
-CONFIG = PretrainConfig(
-    data="data/kinetics400-train",
+CONFIG = replace(
+    RSP,
     out=Path("runs/crobo-vits16-k400"),
-    arch="vit-small",
-    image_size=224,
-    patch_size=16,
     objective=CroBoConfig(),  # its defaults are the published ones
-    epochs=400,
-    repeated_sampling=2,  # so 200 visits of every video
-    batch_size=1536,
-    base_lr=1.5e-4,  # peak 9e-4
-    warmup=0.1,  # 40 of the 400 epochs
-    weight_decay=0.05,
-    min_crop=0.5,
-    flip=True,
-    same_augmentation=True,
-    precision="bf16",
-    compile=True,
-    log_every=50,
-    checkpoint_every=1000,
-    keep_last=2,
-    keep_every=8000,
 )

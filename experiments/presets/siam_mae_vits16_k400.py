@@ -11,30 +11,17 @@ Expected:  DAVIS J&F 58.1, VIP mIoU 33.3, JHMDB PCK@0.1 44.7, Franka Kitchen 30.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.experiments.presets.rsp_vits16_k400 import CONFIG as RSP
 from rsp_robot.pretrain.objectives.siam_mae import SiamMAEConfig
 
-CONFIG = PretrainConfig(
-    data="data/kinetics400-train",
+CONFIG = replace(
+    RSP,
     out=Path("runs/siam-mae-vits16-k400"),
-    arch="vit-small",
-    image_size=224,
-    patch_size=16,
     objective=SiamMAEConfig(),  # its defaults are the published ones
-    epochs=400,
+    repeated_sampling=1,
     batch_size=2048,
     base_lr=1e-4,  # peak 8e-4
-    warmup=0.1,
-    weight_decay=0.05,
-    min_crop=0.5,
-    flip=True,
-    same_augmentation=True,
-    precision="bf16",
-    compile=True,
-    log_every=50,
-    checkpoint_every=1000,
-    keep_last=2,
-    keep_every=8000,
 )

@@ -10,18 +10,19 @@ Expected:  10 frames seen and 30 predicted, best of 100 samples: PSNR 29.69, LPI
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.experiments.presets.srvp_bair import CONFIG as SRVP_BAIR
 from rsp_robot.pretrain.objectives.srvp import SRVPConfig
 
 CONSTANT, FALLING = 150_000, 50_000
 """Steps at the peak of the learning rate, and those in which it falls to 0."""
 
-CONFIG = PretrainConfig(
+CONFIG = replace(
+    SRVP_BAIR,
     data="data/kth",
     out=Path("runs/srvp-kth"),
-    image_size=64,
     objective=SRVPConfig(
         architecture="vgg",
         channels=1,
@@ -38,13 +39,5 @@ CONFIG = PretrainConfig(
     steps=CONSTANT + FALLING,
     batch_size=100,
     base_lr=7.68e-4,  # peak 3e-4
-    warmup=0.0,
     hold=CONSTANT / (CONSTANT + FALLING),
-    lr_decay="linear",
-    weight_decay=0.0,
-    beta2=0.999,
-    min_crop=1.0,
-    flip=False,
-    log_every=500,
-    checkpoint_every=10_000,
 )

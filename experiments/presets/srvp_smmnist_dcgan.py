@@ -14,18 +14,19 @@ Data:      the digits here are scikit-learn's, not MNIST's: numbers are not comp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from rsp_robot.pretrain.config import PretrainConfig
+from rsp_robot.experiments.presets.srvp_bair import CONFIG as SRVP_BAIR
 from rsp_robot.pretrain.objectives.srvp import SRVPConfig
 
 CONSTANT, FALLING = 1_000_000, 100_000
 """Steps at the peak of the learning rate, and those in which it falls to 0."""
 
-CONFIG = PretrainConfig(
+CONFIG = replace(
+    SRVP_BAIR,
     data="digits:stochastic:2/60000x15",
     out=Path("runs/srvp-smmnist-dcgan"),
-    image_size=64,
     objective=SRVPConfig(
         architecture="dcgan",
         channels=1,
@@ -42,13 +43,5 @@ CONFIG = PretrainConfig(
     steps=CONSTANT + FALLING,
     batch_size=128,
     base_lr=6e-4,  # peak 3e-4
-    warmup=0.0,
     hold=CONSTANT / (CONSTANT + FALLING),
-    lr_decay="linear",
-    weight_decay=0.0,
-    beta2=0.999,
-    min_crop=1.0,
-    flip=False,
-    log_every=500,
-    checkpoint_every=10_000,
 )

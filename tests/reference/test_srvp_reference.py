@@ -24,21 +24,9 @@ class Reference(NamedTuple):
     gradient_norms: dict[str, float]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder: Path = metafunc.config.getoption("--reference-dir")
-    files = sorted(folder.glob("srvp-*.npz"))
-    if not files:
-        raise pytest.UsageError(f"{folder} holds no srvp-*.npz; give --reference-dir a folder that does")
-    metafunc.parametrize("path", files, ids=lambda path: path.stem)
-
-
-def read(path: Path) -> Reference:
-    with np.load(path, allow_pickle=False) as file:
-        config = {key.removeprefix("config/"): file[key].item() for key in file.files if key.startswith("config/")}
-        groups: dict[str, dict[str, np.ndarray]] = {"state": {}, "in": {}, "out": {}, "gradnorm": {}}
-        for key in file.files:
-            group, _, name = key.partition("/")
-            groups.setdefault(group, {})[name] = file[key]
+@pytest.fixture
+def reference(path: Path, read_reference: Any) -> Reference:
+    config, groups = read_reference(path)
     assert config["nx"] == 64 and config["nt"] == len(groups["in"]["x"])
     settings = SRVPConfig(
         architecture=config["archi"],
@@ -72,15 +60,8 @@ def read(path: Path) -> Reference:
     return Reference(model, drawn["x"], draws, groups["out"], norms)
 
 
-def relative_error(found: Any, expected: np.ndarray) -> float:
-    """Largest deviation over the largest magnitude."""
-    found = np.asarray(found.detach() if isinstance(found, torch.Tensor) else found)
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
-
-
-def test_every_output(path: Path) -> None:
-    model, pixels, draws, expected, _ = read(path)
+def test_every_output(reference: Reference, wrong_outputs: Any) -> None:
+    model, pixels, draws, expected, _ = reference
     inferred = model.infer(pixels, draws)
     losses = model.losses(pixels, inferred)
     found = {
@@ -94,22 +75,11 @@ def test_every_output(path: Path) -> None:
         "residuals": inferred.trajectory.steps,
         **losses,
     }
-    assert set(found) == set(expected), "an output has nothing to be compared with"
-    errors = {name: relative_error(found[name], expected[name]) for name in expected}
-    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+    assert wrong_outputs(found, expected, TOLERANCE) == {}
 
 
-def test_every_gradient(path: Path) -> None:
-    model, pixels, draws, _, expected = read(path)
+def test_every_gradient(reference: Reference, wrong_gradients: Any) -> None:
+    model, pixels, draws, _, expected = reference
     model.losses(pixels, model.infer(pixels, draws))["loss"].backward()
     published = {name.replace("backbone.", "encoder.", 1): p for name, p in model.named_parameters()}
-    assert set(published) == set(expected), "a gradient has nothing to be compared with"
-    norms = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in published.items()}
-    # Where a gradient vanishes in exact arithmetic, rounding is all there is of it.
-    floor = 1e-12 * max(expected.values())
-    wrong = {
-        name: (norms[name], expected[name])
-        for name in expected
-        if not abs(norms[name] - expected[name]) <= TOLERANCE * expected[name] + floor
-    }
-    assert wrong == {}
+    assert wrong_gradients(published, expected, TOLERANCE) == {}
