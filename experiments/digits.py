@@ -45,6 +45,7 @@ UNTRAINED = {"untrained": "vj-vcr", "untrained-srvp": "srvp"}
 """Random weights to compare with, of the architecture of a variant."""
 JUDGE = 1
 """Version of the judging: what another one found is judged again."""
+RANDOM = {"untrained": "random weights, ViT", "untrained-srvp": "random weights, SRVP"}
 QUICK = Effort(probe_clips=200, speed_clips=500, test_clips=200, predicted_clips=32, samples=5, rank_frames=128)
 
 
@@ -89,8 +90,10 @@ def digits(config: DigitsConfig) -> Path:
         rows += found
     rows += _untrained(config, chosen, effort, device)
     picture = _draw(config, chosen, device)
-    names = {variant.name: variant.says for variant in chosen} | dict.fromkeys(UNTRAINED, "random weights")
+    names = {variant.name: variant.says for variant in chosen} | RANDOM
     print_rows(rows, names, Console())
+    if config.quick:
+        Console().print("A quick look: a tenth of the steps shows little of this; measure without --quick.")
     claims = [
         {"says": found.claim.says, "holds": found.holds, "difference": found.difference} for found in judge_claims(rows)
     ]

@@ -92,12 +92,11 @@ def judge(name: str, config: PretrainConfig, model: Objective, effort: Effort, t
     speed = probe_speed(encode, size, effort.speed_clips, effort.test_clips, config.seed)
     error = estimate(speed.errors)
     told, half = 1 - error.mean / speed.variance, error.half_width / speed.variance
-    rows = [Row(SPEED, name, told, told - half, told + half, error.clips, f"MSE {error.mean:.2f} (px/frame)²")]
+    rows = [Row(SPEED, name, told, told - half, told + half, error.clips, f"MSE {error.mean:.2f}")]
     spread = spread_of(model.encoder(), size, effort.rank_frames, config.seed)
     mean, count = float(np.mean(spread.ranks)), len(spread.ranks)
     half = STUDENT_95[count] * float(np.std(spread.ranks, ddof=1)) / math.sqrt(count)
-    of = f"{effort.rank_frames} frames each; std {spread.std:.2g}"
-    rows.append(Row(RANK, name, mean, mean - half, mean + half, count, of))
+    rows.append(Row(RANK, name, mean, mean - half, mean + half, count, f"std {spread.std:.2g}"))
     if isinstance(model, VJVCR):
         rows.append(judge_way(name, config, model, effort))
     if isinstance(model, SRVP) and trained:

@@ -17,11 +17,12 @@ TITLES = {
     WAY: "Which way it went at the switch, share right",
     PSNR: "PSNR of the prediction in dB, best of the samples",
     SSIM: "SSIM of the prediction, best of the samples",
-    RANK: "How many numbers the embeddings use (RankMe)",
-    SPEED: "The velocity told from three frames, R² on unseen clips",
+    RANK: "How many numbers the embeddings use: RankMe, with their standard deviation",
+    SPEED: "The velocity told from three frames, R² on unseen clips; mean square error in (pixels per frame)²",
 }
-SIDE, LEFT, GUTTER, HEADER = 64, 96, 2, 26
-"""Pixels of the picture: a frame, the labels, between frames, a title."""
+SIDE, LEFT, GUTTER, HEADER, SPACE, MOST_WIDTH = 64, 88, 2, 26, 6, 1340
+"""Pixels of the picture: a frame, the labels, around a frame, a title, below a group, all of it across."""
+STEP = SIDE + 2 * GUTTER
 PREDICTED, GIVEN = (230, 120, 20), (120, 120, 120)
 """Colours of the frames around pictures."""
 
@@ -80,6 +81,7 @@ def print_rows(rows: Sequence[Row], names: Mapping[str, str], console: Console) 
             continue
         console.print(f"[bold]{title}[/]")
         table = Table(box=None, pad_edge=False)
+        table.add_column("", no_wrap=True)
         for heading in ("", "95 % interval", "n"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("")
@@ -118,27 +120,48 @@ def draw_films(sections: Mapping[str, Sequence[Sequence[Film]]]) -> np.ndarray:
     """Draw films as rows of frames, uint8 ``(H, W, 3)``: a title for each section, predicted frames framed in orange.
 
     Args:
-        sections: by title, groups of films that belong together.
+        sections: by title, groups of films that belong together; short groups stand side by side.
     """
-    films = [film for groups in sections.values() for group in groups for film in group]
-    step, font = SIDE + 2 * GUTTER, ImageFont.load_default(14)
-    width = LEFT + step * max(len(film.frames) for film in films)
-    gaps = sum(len(groups) for groups in sections.values()) * 3 * GUTTER
-    height = len(sections) * HEADER + len(films) * step + gaps
-    canvas = Image.new("RGB", (width, height), "white")
-    pen, y = ImageDraw.Draw(canvas), 0
-    for title, groups in sections.items():
+    lines = {title: _in_lines(groups) for title, groups in sections.items()}
+    width = max(sum(map(_width, line)) for found in lines.values() for line in found)
+    heights = [len(line[0]) * STEP + SPACE for found in lines.values() for line in found]
+    canvas = Image.new("RGB", (width, HEADER * len(lines) + sum(heights)), "white")
+    pen, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(14), 0
+    for title, found in lines.items():
         pen.text((GUTTER, y + HEADER // 2), title, fill="black", anchor="lm", font=font)
         y += HEADER
-        for group in groups:
-            for film in group:
-                pen.text((LEFT - 8, y + step // 2), film.label, fill="black", anchor="rm", font=font)
-                for place, frame in enumerate(film.frames):
-                    x = LEFT + place * step
-                    colour = PREDICTED if place >= film.predicted_from else GIVEN
-                    pen.rectangle((x, y, x + step - 1, y + step - 1), fill=colour)
-                    shown = Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-                    canvas.paste(shown, (x + GUTTER, y + GUTTER))
-                y += step
-            y += 3 * GUTTER
+        for line in found:
+            x = 0
+            for group in line:
+                _draw_group(canvas, pen, group, x, y)
+                x += _width(group)
+            y += len(line[0]) * STEP + SPACE
     return np.asarray(canvas)
+
+
+def _width(group: Sequence[Film]) -> int:
+    return LEFT + STEP * max(len(film.frames) for film in group)
+
+
+def _in_lines(groups: Sequence[Sequence[Film]]) -> list[list[Sequence[Film]]]:
+    """Put as many groups side by side as fit."""
+    lines: list[list[Sequence[Film]]] = []
+    for group in groups:
+        if lines and sum(map(_width, lines[-1])) + _width(group) <= MOST_WIDTH:
+            lines[-1].append(group)
+        else:
+            lines.append([group])
+    return lines
+
+
+def _draw_group(canvas: Image.Image, pen: ImageDraw.ImageDraw, group: Sequence[Film], left: int, top: int) -> None:
+    font = ImageFont.load_default(14)
+    for row, film in enumerate(group):
+        y = top + row * STEP
+        pen.text((left + LEFT - 8, y + STEP // 2), film.label, fill="black", anchor="rm", font=font)
+        for place, frame in enumerate(film.frames):
+            x = left + LEFT + place * STEP
+            colour = PREDICTED if place >= film.predicted_from else GIVEN
+            pen.rectangle((x, y, x + STEP - 1, y + STEP - 1), fill=colour)
+            shown = Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+            canvas.paste(shown, (x + GUTTER, y + GUTTER))

@@ -42,6 +42,7 @@ _SMALL = PretrainConfig(
         target="both",
         latent="discrete",
         latent_size=2,
+        latent_explore=0.1,
         predictor_width=64,
         predictor_depth=2,
         predictor_heads=4,

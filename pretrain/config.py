@@ -37,8 +37,8 @@ class PretrainConfig:
     """Pretrain a visual encoder on demonstration videos."""
 
     data: str
-    """Where the videos are: files, folders, HDF5 demonstrations, LeRobot or Minari data sets, packed frames; several
-    as PATH,PATH or with shares of the samples as PATH=0.7,PATH=0.3."""
+    """Where the videos are: files, folders, HDF5 demonstrations, LeRobot or Minari data sets, packed frames, digits:<motion>;
+    several as PATH,PATH or with shares of the samples as PATH=0.7,PATH=0.3."""
     out: Path
     """The run folder to write."""
     cameras: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class PretrainConfig:
     strict: bool = False
     """End the run where a video cannot be read, instead of leaving it out."""
     arch: str = "vit-small"
-    """vit-nano, vit-tiny, vit-small, vit-base or vit-large."""
+    """vit-pico, vit-nano, vit-tiny, vit-small, vit-base or vit-large."""
     image_size: int = 224
     """Side of the encoder's input in pixels."""
     patch_size: int = 16

@@ -128,13 +128,17 @@ def test_a_claim_of_which_a_row_is_missing_is_left_out() -> None:
     assert judge_claims([row(RANK, "vj-vcr-features", 9, 1), row(SPEED, "vj-vcr", 0, 1)]) == []
 
 
-def test_the_picture_frames_what_is_predicted() -> None:
+def test_the_picture_frames_what_is_predicted_and_puts_short_groups_side_by_side() -> None:
     white = np.full((3, 64, 64, 3), 255, np.uint8)
-    drawn = draw_films({"one": [[Film("truth", white, 3), Film("code 1", white, 1)]]})
-    assert drawn.shape[1] == 96 + 3 * 68
-    first, second = drawn[26], drawn[26 + 68]
-    assert (first[96::68][:3] == (120, 120, 120)).all()
-    assert (second[96] == (120, 120, 120)).all() and (second[96 + 68] == (230, 120, 20)).all()
+    group = [Film("truth", white, 3), Film("code 1", white, 1)]
+    drawn = draw_films({"one": [group, group]})
+    assert drawn.shape[:2] == (26 + 2 * 68 + 6, 2 * (88 + 3 * 68))
+    grey, orange = (120, 120, 120), (230, 120, 20)
+    for left in (88, 88 + 3 * 68 + 88):
+        assert (drawn[26, left : left + 3 * 68 : 68] == grey).all()
+        assert (drawn[26 + 68, left] == grey).all() and (drawn[26 + 68, [left + 68, left + 136]] == orange).all()
+    long = draw_films({"one": [[Film("truth", white.repeat(5, axis=0), 15)]] * 2})
+    assert long.shape[:2] == (26 + 2 * (68 + 6), 88 + 15 * 68)
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
