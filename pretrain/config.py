@@ -37,8 +37,8 @@ class PretrainConfig:
     """Pretrain a visual encoder on demonstration videos."""
 
     data: str
-    """Where the videos are: files, folders, HDF5 demonstrations, LeRobot or Minari data sets, packed frames, digits:<motion>;
-    several as PATH,PATH or with shares of the samples as PATH=0.7,PATH=0.3."""
+    """Where the videos are: files, folders, HDF5 demonstrations, LeRobot or Minari data sets, packed frames, or made
+    on the fly (digits:<motion>); several as PATH,PATH or with shares of the samples as PATH=0.7,PATH=0.3."""
     out: Path
     """The run folder to write."""
     cameras: tuple[str, ...] = ()
