@@ -3,7 +3,7 @@
 Source:    this project (docs/objectives.md).
 Command:   rsp-robot suite run objectives --out runs/objectives
 Hardware:  2 CPU cores.
-Hours:     unknown as a whole. Quick on 2 cores: docs/protocols.md.
+Hours:     unknown as a whole. Quick, on 2 cores shared with a test run: 1.1 (docs/protocols.md).
 Expected:  docs/results.md.
 
 Tasks:     those of the protocol honest, on which random weights leave room above them.
