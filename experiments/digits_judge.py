@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy.stats import t
 
 from rsp_robot.experiments.digits_probes import clips_of, embedder, probe_speed, spread_of, tell_ways
 from rsp_robot.experiments.statistics import wilson_interval
@@ -22,8 +23,6 @@ from rsp_robot.video_metrics import best_scores, estimate
 from rsp_robot.videos import MovingDigits
 
 WAY, PSNR, SSIM, RANK, SPEED = "way", "psnr", "ssim", "rank", "speed"
-STUDENT_95 = {8: 2.365}
-"""Two-sided quantile of Student's t for the mean of so many values."""
 AT_ONCE = 64
 SHOWN = 3
 """Clips in the picture."""
@@ -95,7 +94,7 @@ def judge(name: str, config: PretrainConfig, model: Objective, effort: Effort, t
     rows = [Row(SPEED, name, told, told - half, told + half, error.clips, f"MSE {error.mean:.2f}")]
     spread = spread_of(model.encoder(), size, effort.rank_frames, config.seed)
     mean, count = float(np.mean(spread.ranks)), len(spread.ranks)
-    half = STUDENT_95[count] * float(np.std(spread.ranks, ddof=1)) / math.sqrt(count)
+    half = float(t.ppf(0.975, count - 1)) * float(np.std(spread.ranks, ddof=1)) / math.sqrt(count)
     rows.append(Row(RANK, name, mean, mean - half, mean + half, count, f"std {spread.std:.2g}"))
     if isinstance(model, VJVCR):
         rows.append(judge_way(name, config, model, effort))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from rsp_robot.encoder import FrozenEncoder
+from rsp_robot.pretrain.monitors import rank_me
+from rsp_robot.pretrain.probe import features_of, ridge_predict
 from rsp_robot.videos import MovingDigits
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -20,7 +22,6 @@ PROBED_FRAMES = 3
 """Frames that a velocity is told from."""
 RANK_FOLDS = 8
 """Disjoint sets of frames that give a mean and an interval of RankMe."""
-AT_ONCE = 128
 
 Encode = Callable[[np.ndarray], torch.Tensor]
 
@@ -48,18 +49,9 @@ def ridge(inputs: np.ndarray, targets: np.ndarray, unseen: np.ndarray, seed: int
     """
     order = np.random.default_rng(seed).permutation(len(inputs))
     inner, outer = np.split(order, [max(1, round(INNER_SHARE * len(inputs)))])
-    guesses = [_solve(inputs[outer], targets[outer], inputs[inner], strength) for strength in STRENGTHS]
+    guesses = ridge_predict(inputs[outer], targets[outer], inputs[inner], STRENGTHS)
     errors = [np.square(guess - targets[inner]).mean() for guess in guesses]
-    return _solve(inputs, targets, unseen, STRENGTHS[int(np.argmin(errors))])
-
-
-def _solve(inputs: np.ndarray, targets: np.ndarray, unseen: np.ndarray, strength: float) -> np.ndarray:
-    mean, std = inputs.mean(axis=0), inputs.std(axis=0)
-    scale = np.where(std > 1e-6 * (1 + np.abs(mean)), std, np.inf)  # constant features take no part
-    x, offset = (inputs - mean) / scale, targets.mean(axis=0)
-    gram = x.T @ x / len(x) + strength * np.eye(x.shape[1])
-    weights = np.linalg.solve(gram, x.T @ (targets - offset) / len(x))
-    return (unseen - mean) / scale @ weights + offset
+    return ridge_predict(inputs, targets, unseen, [STRENGTHS[int(np.argmin(errors))]])[0]
 
 
 def tell_ways(inputs: np.ndarray, ways: np.ndarray, unseen: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -72,12 +64,6 @@ def embedder(encoder: FrozenEncoder) -> Encode:
     poolings = (*(["cls"] if encoder.backbone.class_token else []), "grid2" if encoder.backbone.grid > 1 else "mean")
     views = [encoder.with_pooling(pooling) for pooling in poolings]
     return lambda frames: torch.cat([view(frames) for view in views], dim=1)
-
-
-def embed(encode: Encode, frames: np.ndarray) -> np.ndarray:
-    """Encode uint8 frames ``(N, S, S, 3)`` in batches: float64 ``(N, D)``."""
-    parts = [encode(frames[start : start + AT_ONCE]) for start in range(0, len(frames), AT_ONCE)]
-    return torch.cat(parts).double().cpu().numpy()
 
 
 def probe_speed(encode: Encode, size: int, train: int, test: int, seed: int = 0) -> Speed:
@@ -95,7 +81,7 @@ def probe_speed(encode: Encode, size: int, train: int, test: int, seed: int = 0)
         digits = MovingDigits("bounce", 3 * count, PROBED_FRAMES, size, 1, seed + 1, cast(Any, split))
         chosen = _straight(digits, count)
         frames = np.concatenate([digits.clip(number) for number in chosen])
-        told[split] = embed(encode, frames).reshape(count, -1)
+        told[split] = features_of(encode, frames).reshape(count, -1)
         velocities[split] = 64 / size * np.stack([digits.truth(number).velocities[0, 0] for number in chosen])
     found = ridge(told["train"], velocities["train"].astype(np.float64), told["test"], seed)
     errors = np.square(found - velocities["test"]).mean(axis=1)
@@ -117,20 +103,6 @@ class Spread(NamedTuple):
     """Mean standard deviation of the embedding's numbers over all frames."""
 
 
-def published_rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
-    """RankMe as published (Garrido et al. 2023, equation 1): of features ``(N, D)`` as they are, not centred.
-
-    A collapse leaves all frames the same embedding, up to differences that shrink. Centring would take that embedding
-    away and count the differences, however small; here it is the one direction that is left.
-
-    >>> round(published_rank_me(torch.eye(4)), 3), round(published_rank_me(torch.ones(4, 3)), 3)
-    (4.0, 1.0)
-    """
-    singular = torch.linalg.svdvals(features.double())
-    shares = singular / singular.sum().clamp(min=eps) + eps
-    return float(torch.exp(-(shares * shares.log()).sum()))
-
-
 def spread_of(encode: Encode, size: int, frames: int, seed: int = 0) -> Spread:
     """Look at the embeddings of single frames, unseen handwriting all of them.
 
@@ -142,8 +114,8 @@ def spread_of(encode: Encode, size: int, frames: int, seed: int = 0) -> Spread:
     """
     digits = MovingDigits("bounce", RANK_FOLDS * frames, 1, size, 1, seed + 2, "test")
     pictures = np.concatenate([digits.clip(number) for number in range(digits.videos)])
-    embedded = torch.from_numpy(embed(encode, pictures))
-    return Spread([published_rank_me(fold) for fold in embedded.split(frames)], float(embedded.std(dim=0).mean()))
+    embedded = torch.from_numpy(features_of(encode, pictures))
+    return Spread([rank_me(fold, centre=False) for fold in embedded.split(frames)], float(embedded.std(dim=0).mean()))
 
 
 def clips_of(digits: MovingDigits, numbers: Sequence[int], frames: Sequence[int]) -> np.ndarray:

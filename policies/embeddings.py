@@ -18,7 +18,7 @@ from rsp_robot.machine import available_cores
 from rsp_robot.policies.embedding_cache import EmbeddingCache
 from rsp_robot.policies.embedding_entry import Identity
 from rsp_robot.progress import Progress
-from rsp_robot.threads import one_thread
+from rsp_robot.threads import kept_threads, one_thread
 
 if TYPE_CHECKING:
     from rsp_robot.demonstrations import DemonstrationFile
@@ -71,7 +71,8 @@ def encode_rows(encoder: FrozenEncoder, frames: np.ndarray) -> np.ndarray:
     size = 1 if on_cpu else ACT_BATCH
     pieces = [frames[start : start + size] for start in range(0, len(frames), size)]
     several = on_cpu and min(len(pieces), available_cores()) > 1
-    parts = list((_threads().map if several else map)(lambda piece: _encode_padded(encoder, piece, size), pieces))
+    with kept_threads():
+        parts = list((_threads().map if several else map)(lambda piece: _encode_padded(encoder, piece, size), pieces))
     return np.concatenate(parts) if parts else np.zeros((0, *embedding_shape(encoder)), np.float32)
 
 
@@ -114,18 +115,13 @@ def encode_stream(
     elif threads is None:
         threads = available_cores()
     waiting: deque[Future[np.ndarray]] = deque()
-    own_threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for frames in _rechunk(videos, DATA_BATCH):
-                waiting.append(pool.submit(_encode_padded, encoder, frames, DATA_BATCH))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    with kept_threads(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for frames in _rechunk(videos, DATA_BATCH):
+            waiting.append(pool.submit(_encode_padded, encoder, frames, DATA_BATCH))
+            if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
-    finally:
-        # The setting is kept per thread, but the last one made is also the default of threads started later.
-        torch.set_num_threads(own_threads)
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:

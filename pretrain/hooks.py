@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.pooling import default_pooling, pool
+from rsp_robot.pooling import pool
 from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives import Objective
@@ -51,4 +51,4 @@ def embed(objective: Objective, frames: np.ndarray, pooling: str | None, device:
     """Pooled features of the encoder as it is now: uint8 ``(B, H, W, 3)`` -> ``(B, D)``."""
     backbone = objective.backbone
     tokens = backbone(Preprocessing(backbone.image_size)(frames, device))
-    return pool(tokens, pooling or default_pooling(backbone.class_token), backbone.class_token)
+    return pool(tokens, pooling, backbone.class_token)

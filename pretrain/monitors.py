@@ -26,22 +26,29 @@ SAME_ERROR = 0.01
 """A prior whose error is larger than the posterior's by less than this share predicts as well."""
 
 
-def rank_me(features: torch.Tensor, eps: float = 1e-7) -> float:
+def rank_me(features: torch.Tensor, eps: float = 1e-7, centre: bool = True) -> float:
     """Effective rank of features (RankMe, Garrido et al. 2023, equation 1): exp of the entropy of the singular values.
 
-    Features are centred first, so that a constant offset does not count.
+    Features are centred first, so that a constant offset does not count. As published they are not: then a collapse to
+    one embedding shows, of which centring would leave the differences, however small.
+
+    >>> round(rank_me(torch.eye(4), centre=False), 3), round(rank_me(torch.ones(4, 3), centre=False), 3)
+    (4.0, 1.0)
 
     Args:
         features: ``(N, D)``.
         eps: added to the normalised singular values.
+        centre: subtract the mean of all rows.
 
     Returns:
         A number between 1 (all features on a line) and ``min(N, D)``; NaN where a feature is not finite.
     """
-    centred = features.float() - features.float().mean(dim=0)
-    if not centred.isfinite().all():
+    precise = features if features.dtype == torch.float64 else features.float()
+    if centre:
+        precise = precise - precise.mean(dim=0)
+    if not precise.isfinite().all():
         return math.nan
-    singular = torch.linalg.svdvals(centred)
+    singular = torch.linalg.svdvals(precise)
     shares = singular / singular.sum().clamp(min=eps) + eps
     return float(torch.exp(-(shares * shares.log()).sum()))
 

@@ -101,7 +101,7 @@ class Probe:
             ``probe_actions_blind`` (without features, the same at every call). NaN where a feature is not finite.
         """
         train, held_out = self.train, self.held_out
-        features, unseen = _features(encode, train.frames), _features(encode, held_out.frames)
+        features, unseen = features_of(encode, train.frames), features_of(encode, held_out.frames)
         seeing = np.concatenate([features, train.proprio], axis=1)
         seeing_unseen = np.concatenate([unseen, held_out.proprio], axis=1)
         return {
@@ -146,9 +146,9 @@ def ridge_r2(
         return math.nan
     targets, wanted = targets[:, varies], wanted[:, varies]
     inner = np.isin(demonstration, _inner_fold(np.unique(demonstration), seed))
-    guesses = _predict(inputs[~inner], targets[~inner], inputs[inner], STRENGTHS)
+    guesses = ridge_predict(inputs[~inner], targets[~inner], inputs[inner], STRENGTHS)
     errors = [np.mean(((guess - targets[inner]) / targets.std(axis=0)) ** 2) for guess in guesses]
-    (predicted,) = _predict(inputs, targets, unseen, [STRENGTHS[int(np.argmin(errors))]])
+    (predicted,) = ridge_predict(inputs, targets, unseen, [STRENGTHS[int(np.argmin(errors))]])
     unexplained = ((wanted - predicted) ** 2).mean(axis=0)
     return float(np.mean(1 - unexplained / wanted.var(axis=0)))
 
@@ -158,7 +158,7 @@ def _inner_fold(demonstrations: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(demonstrations)[:count]
 
 
-def _predict(
+def ridge_predict(
     inputs: np.ndarray, targets: np.ndarray, unseen: np.ndarray, strengths: Sequence[float]
 ) -> list[np.ndarray]:
     """Ridge regression in closed form, by one singular value decomposition for all strengths: ``(M, T)`` for each."""
@@ -176,7 +176,7 @@ def _predict(
 
 
 @torch.no_grad()
-def _features(encode: Encode, frames: np.ndarray) -> np.ndarray:
+def features_of(encode: Encode, frames: np.ndarray) -> np.ndarray:
     """Encode in batches: ``(N, H, W, 3)`` -> float64 ``(N, D)``."""
     parts = []
     for start in range(0, len(frames), ENCODED_AT_ONCE):

@@ -15,7 +15,7 @@ import torch
 from rsp_robot.devices import peak_memory_mib
 from rsp_robot.errors import Preempted, UserError
 from rsp_robot.files import atomic_path
-from rsp_robot.pooling import default_pooling, pool
+from rsp_robot.pooling import pool
 from rsp_robot.preprocessing import Preprocessing
 from rsp_robot.pretrain.batches import Batches, Prepared, ReadAhead, check_shares
 from rsp_robot.pretrain.checkpoints import build_objective, is_doubling, load_newest, save_checkpoint
@@ -201,8 +201,7 @@ class Run:
             backbone = engine.objective.backbone
             tokens = backbone(Preprocessing(self.config.image_size)(self.monitored, self.world.device)).float()
         engine.objective.train()
-        pooling = self.config.pooling or default_pooling(backbone.class_token)
-        embedded = pool(tokens, pooling, backbone.class_token).flatten(1)
+        embedded = pool(tokens, self.config.pooling, backbone.class_token).flatten(1)
         numbers |= {name: value.tolist() for name, value in seen.items()}
         numbers |= feature_health(embedded, tokens[:, int(backbone.class_token) :])
         speed = self.config.samples_per_step * timing["steps"] / timing["seconds"]

@@ -83,8 +83,9 @@ def pooled_shape(pooling: str, width: int, grid: int, class_token: bool) -> tupl
     return (pooled_width(pooling, width),)
 
 
-def pool(tokens: torch.Tensor, pooling: str, class_token: bool = True) -> torch.Tensor:
-    """``(B, [1 +] N, D)``, class token first where there is one -> ``(B, *pooled_shape)``."""
+def pool(tokens: torch.Tensor, pooling: str | None, class_token: bool = True) -> torch.Tensor:
+    """``(B, [1 +] N, D)``, class token first where there is one -> ``(B, *pooled_shape)``; None for the default."""
+    pooling = default_pooling(class_token) if pooling is None else pooling
     if pooling == "tokens":
         return tokens
     cls, patches = tokens[:, 0], tokens[:, int(class_token) :]

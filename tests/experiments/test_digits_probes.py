@@ -9,7 +9,6 @@ from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.experiments.digits_probes import (
     embedder,
     probe_speed,
-    published_rank_me,
     ridge,
     spread_of,
     tell_ways,
@@ -71,15 +70,15 @@ def test_velocities_do_not_depend_on_the_size_of_the_canvas() -> None:
 def test_rank_me_as_published_by_hand() -> None:
     features = torch.diag(torch.tensor([3.0, 1.0]))
     expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
-    assert published_rank_me(features) == pytest.approx(expected, rel=1e-4)
+    assert rank_me(features, centre=False) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_collapse_shows_although_its_tiny_differences_have_full_rank() -> None:
     generator = torch.Generator().manual_seed(0)
     healthy = torch.randn(200, 16, generator=generator)
     collapsed = torch.randn(16, generator=generator) + 1e-3 * healthy
-    assert published_rank_me(collapsed) < 1.2 and rank_me(collapsed) > 15  # centred, only the differences count
-    assert published_rank_me(healthy) > 15
+    assert rank_me(collapsed, centre=False) < 1.2 and rank_me(collapsed) > 15  # centred, only the differences count
+    assert rank_me(healthy, centre=False) > 15
 
 
 def test_the_spread_of_embeddings_has_a_rank_for_every_set_of_frames() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,23 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_place(encoder):
     assert np.array_equal(encode_rows(encoder, pictures[order]), together[order])
     assert np.array_equal(np.concatenate([encode_rows(encoder, pictures[i : i + 1]) for i in range(11)]), together)
     assert set(encoder.passes) == {1}, "on the CPU pictures are encoded one by one"
+
+
+def test_threads_started_later_are_as_before(encoder, monkeypatch) -> None:
+    def fresh() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    monkeypatch.setattr(embeddings, "available_cores", lambda: 2)
+    embeddings._threads.cache_clear()
+    own = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        embeddings.encode_rows(encoder, frames(4))
+        assert (torch.get_num_threads(), fresh()) == (2, 2)
+    finally:
+        torch.set_num_threads(own)
+        embeddings._threads.cache_clear()
 
 
 def test_accelerators_get_padded_batches_of_one_size(encoder, monkeypatch):
