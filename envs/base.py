@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rsp_robot.envs.rendering import Camera, OffscreenRenderer, find_backend
+from rsp_robot.envs.variation import Variation, VariedLook
 from rsp_robot.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         self.episode_seed: int | None = None
         self._hidden_groups = hidden_groups
         self._shows_state = False
+        self._look: VariedLook | None = None
         self._renderer: OffscreenRenderer | None = None
         if cameras:
             self._make_renderer()
@@ -126,6 +128,13 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
             self._shows_state = True
             self.episode_seed = None
 
+    def vary(self, variation: Variation) -> None:
+        """Give every episode from the next reset on a look of its own, which its seed determines."""
+        if self._look is not None:
+            raise UserError("this environment's look varies already; make a new one")
+        self._look = VariedLook(self.model, self.data, variation)
+        self.episode_seed = None
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -134,6 +143,8 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         self.elapsed = 0
         success = self._reset(self.episode_seed)
+        if self._look is not None:
+            self._look.draw(self.episode_seed)
         initial = np.ascontiguousarray(self._initial_state(), dtype="<f8")
         self._initial_hash = hashlib.sha256(initial.tobytes()).hexdigest()[:32]
         return self.observe(), {"success": bool(success), "seed": self.episode_seed}
@@ -162,7 +173,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         if self._cameras and self.look:
             if self._renderer is None:
                 raise RuntimeError("this environment is closed; make a new one")
-            pictures = {camera.name: self._renderer.render(camera, self.image_size) for camera in self._cameras}
+            pictures = {camera.name: self._take(camera, self.image_size) for camera in self._cameras}
         observation = {**pictures, "proprio": self._proprio()}
         if self._shows_state:
             observation["state"] = self._full_state().astype(np.float32)
@@ -176,7 +187,7 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         chosen = self._default_camera if camera is None else self._find_camera(camera)
         if camera is None and self._cameras:
             chosen = self._cameras[0]
-        return self._renderer.render(chosen, size or self._renderer.limit)
+        return self._take(chosen, size or self._renderer.limit)
 
     def get_state(self) -> np.ndarray:
         """Return the whole state, float64 ``(S,)``: any environment of this task set to it goes on bit for bit."""
@@ -210,6 +221,10 @@ class VisualEnv(gymnasium.Env[Observation, np.ndarray]):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    def _take(self, camera: Camera, size: int) -> np.ndarray:
+        assert self._renderer is not None
+        return self._renderer.render(camera if self._look is None else self._look.seen_by(camera), size)
 
     def _make_renderer(self) -> None:
         find_backend()

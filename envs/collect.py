@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rsp_robot.demonstrations import Demonstration, DemonstrationFile, Demonstra
 from rsp_robot.envs.experts import describe_expert
 from rsp_robot.envs.registry import check_cameras, describe, make
 from rsp_robot.envs.rendering import QUALITIES, Quality, find_backend
+from rsp_robot.envs.variation import Variation
 from rsp_robot.envs.workers import run_tasks
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.files import read_json, write_json
@@ -42,6 +43,8 @@ class CollectConfig:
     """Side of the pictures in pixels."""
     quality: Quality = "lean"
     """lean: no multisampling, shadows or reflections, about ten times as fast in software. full: the suite's look."""
+    vary: Variation = field(default_factory=Variation)
+    """How much camera, light and colours differ from episode to episode."""
     action_noise: float = 0.1
     """Standard deviation of Gaussian noise added to the expert's actions, so that its corrections are seen too."""
     horizon: int | None = None
@@ -190,6 +193,7 @@ def _start_worker(setup: tuple[CollectConfig, Path]) -> Callable[[int], bool]:
         quality=config.quality,
         horizon=config.horizon,
         state=True,
+        variation=config.vary,
     )
     expert = make_expert(config.task, env, config.expert)
 
@@ -223,6 +227,7 @@ def _fingerprint(config: CollectConfig) -> dict[str, Any]:
     """Everything the episodes depend on: settings and simulators, not the place or the number of workers."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers", "expert")}
     settings["cameras"] = list(config.cameras or (describe(config.task).default_camera,))
+    settings["vary"] = config.vary.amounts
     settings["horizon"] = config.horizon or describe(config.task).horizon
     found = versions()
     settings["expert"] = describe_expert(config.task, config.expert)  # a learned one by its fingerprint, not its place
@@ -232,7 +237,17 @@ def _fingerprint(config: CollectConfig) -> dict[str, Any]:
 def _recorded_fingerprint(out: Path, packages_of: Iterable[str]) -> dict[str, Any]:
     with DemonstrationFile(out) as file:
         info, count = file.info, len(file)
-    keys = ("task", "image_size", "quality", "action_noise", "horizon", "seed", "steps_after_success", "keep_failures")
+    keys = (
+        "task",
+        "image_size",
+        "quality",
+        "vary",
+        "action_noise",
+        "horizon",
+        "seed",
+        "steps_after_success",
+        "keep_failures",
+    )
     recorded: dict[str, Any] = {key: getattr(info, key) for key in keys}
     packages = {name: info.versions.get(name, "") for name in packages_of}
     recorded["expert"] = info.expert
@@ -276,6 +291,7 @@ def _info(config: CollectConfig, attempts: int) -> DemonstrationInfo:
         cameras=config.cameras or (description.default_camera,),
         image_size=config.image_size,
         quality=config.quality,
+        vary=config.vary.amounts,
         action_noise=config.action_noise,
         horizon=config.horizon or description.horizon,
         fps=description.fps,

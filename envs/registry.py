@@ -16,6 +16,7 @@ from rsp_robot.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from rsp_robot.envs.base import VisualEnv
     from rsp_robot.envs.experts import Expert
+    from rsp_robot.envs.variation import Variation
 
 ENTRY_POINT_GROUP = "rsp_robot.envs"
 BUILT_IN = {
@@ -139,6 +140,7 @@ def make(
     quality: str = "lean",
     horizon: int | None = None,
     state: bool = False,
+    variation: Variation | None = None,
 ) -> VisualEnv:
     """Make an environment (see :class:`rsp_robot.envs.base.VisualEnv` for what it returns).
 
@@ -150,6 +152,7 @@ def make(
         quality: ``"lean"`` (no multisampling, shadows or reflections; fast) or ``"full"``.
         horizon: steps until truncation; None for the task's own.
         state: whether the observation also holds the simulator's ``"state"``, which no camera policy should see.
+        variation: how much camera, light and colours differ from episode to episode; by default they do not.
 
     Raises:
         UserError: unknown task, camera or quality, a size or horizon out of range, the suite is not installed, or there
@@ -176,6 +179,8 @@ def make(
     env = suite.make(name, chosen, image_size, quality, steps)
     if state:
         env.show_state()
+    if variation is not None and variation.amounts:
+        env.vary(variation)
     return env
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsp_robot.demonstrations import DemonstrationFile
+from rsp_robot.demonstrations import DemonstrationFile, DemonstrationInfo
 from rsp_robot.envs.registry import describe, make
 from rsp_robot.envs.rendering import find_backend
+from rsp_robot.envs.variation import Variation
 from rsp_robot.envs.workers import run_tasks
 from rsp_robot.errors import UserError
 from rsp_robot.films import write_mp4
@@ -95,16 +96,16 @@ def replay(config: ReplayConfig, quiet: bool = False) -> Replay:
     ]
     rows = []
     with Progress(f"replay {info.task}", count, "demonstrations", quiet=quiet) as bar:
-        for _, row in run_tasks(_start_worker, (config, info.task, info.horizon), iter(range(count)), config.workers):
+        for _, row in run_tasks(_start_worker, (config, info), iter(range(count)), config.workers):
             rows.append(row)
             bar.update(1)
     film = _film_of(config) if config.film else None
     return Replay(tuple(sorted(rows)), film, tuple(other))
 
 
-def _start_worker(setup: tuple[ReplayConfig, str, int]) -> Callable[[int], Replayed]:
-    config, task, horizon = setup
-    env = make(task, cameras=(), horizon=horizon or None)
+def _start_worker(setup: tuple[ReplayConfig, DemonstrationInfo]) -> Callable[[int], Replayed]:
+    config, info = setup
+    env = make(info.task, cameras=(), horizon=info.horizon or None, variation=Variation(**info.vary))
     file = DemonstrationFile(config.data)
 
     def run(number: int) -> Replayed:

@@ -70,6 +70,8 @@ class DemonstrationInfo:
     """Height of the pictures in pixels."""
     quality: str = ""
     """Renderer quality, ``lean`` or ``full``."""
+    vary: dict[str, float] = field(default_factory=dict)
+    """How much camera, light and colours differ from episode to episode, each up to 1; empty for not at all."""
     action_noise: float = 0.0
     """Standard deviation of the noise added to the expert's actions."""
     horizon: int = 0
