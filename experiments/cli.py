@@ -79,6 +79,12 @@ VERBS = {
         "Decode videos once, into a folder of frames that training reads without decoding",
         "pack --data data/push.hdf5 --out data/push-frames --short-side 96",
     ),
+    "corpus": Verb(
+        "rsp_robot.experiments.verbs.corpus:CorpusCommand",
+        "rsp_robot.experiments.verbs.corpus:run_corpus",
+        "Collect and pack the demonstrations of many tasks by a recipe, to pretrain on",
+        "corpus tabletop --quick --out data/tabletop-quick",
+    ),
     "pretrain": Verb(
         "rsp_robot.experiments.verbs.pretrain:PretrainCommand",
         "rsp_robot.experiments.verbs.pretrain:run_pretraining",

@@ -22,7 +22,7 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments.protocols import Protocol, find_protocol
 from rsp_robot.experiments.suite_jobs import Eta, Job, Place, SuitePlan, missing, name_encoders
 from rsp_robot.experiments.suite_runner import Ended, run_here, run_in_processes
-from rsp_robot.experiments.suite_work import check_demonstrations, identify, is_done
+from rsp_robot.experiments.suite_work import cameras_of, check_demonstrations, identify, is_done
 from rsp_robot.files import read_json, write_json
 from rsp_robot.policies.file_lock import try_lock
 
@@ -46,6 +46,10 @@ class SuiteConfig:
     """Tasks of the protocol to leave it at; by default all."""
     cameras: tuple[str, ...] = ()
     """Cameras in place of the protocol's, for example right_cap2."""
+    pooling: str = ""
+    """Pooling in place of the protocol's: cls, mean, cls+mean, grid<k> or spatial-softmax."""
+    history: int | None = None
+    """Embeddings per observation in place of the protocol's."""
     data: Path | None = None
     """Folder with demonstrations named <suite>-<task>.hdf5; by default they are collected."""
     experts: Path | None = None
@@ -132,9 +136,13 @@ def choose_protocol(config: SuiteConfig) -> Protocol:
         protocol = replace(protocol, tasks=tuple(of_quick.get(task.task, task) for task in chosen))
     protocol = protocol.narrowed(config.tasks, config.seeds)
     if config.cameras:
-        protocol = replace(protocol, cameras=config.cameras)
+        protocol = protocol.filmed_by(*config.cameras)
+    if config.pooling:
+        protocol = replace(protocol, pooling=config.pooling)
+    if config.history is not None:
+        protocol = replace(protocol, history=config.history)
     for task in protocol.tasks:
-        check_cameras(describe(task.task), protocol.cameras or None)
+        check_cameras(describe(task.task), cameras_of(protocol, task.task))
     return protocol
 
 

@@ -63,7 +63,7 @@ def pretraining_fingerprint(objective: str, protocol: Protocol) -> str:
     learned_from = {
         "tasks": [task.task for task in protocol.tasks],
         "demonstrations": protocol.demonstrations,
-        "cameras": protocol.cameras,
+        "cameras": [task.cameras or protocol.cameras for task in protocol.tasks],
         "image_size": protocol.image_size,
         "quality": protocol.quality,
     }

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -82,7 +81,7 @@ def settings_of(plan: SuitePlan, job: Job) -> dict[str, Any]:
         del protocol[key]  # of pretraining the encoder's fingerprint tells
     return {
         "protocol": protocol,
-        "task": asdict(plan.protocol.task(job.task)),
+        "task": next(task for task in plan.protocol.plain()["tasks"] if task["task"] == job.task),
         "encoder": plan.encoders[job.encoder].fingerprint,
         "seed": job.seed,
         "data": plan.data,
@@ -177,7 +176,7 @@ def _collect(place: Place, plan: SuitePlan, job: Job) -> None:
                 task=task.task,
                 out=out,
                 demonstrations=to_collect(protocol.demonstrations),
-                cameras=protocol.cameras,
+                cameras=cameras_of(protocol, task.task),
                 image_size=protocol.image_size,
                 quality=protocol.quality,
                 action_noise=protocol.action_noise,
@@ -201,8 +200,8 @@ def _embed(place: Place, plan: SuitePlan, job: Job) -> None:
 
 
 def cameras_of(protocol: Protocol, task: str) -> tuple[str, ...]:
-    """Return the cameras of a task: those of the protocol, or the task's default."""
-    return protocol.cameras or (describe(task).default_camera,)
+    """Return the cameras of a task: its own in the protocol, or the protocol's, or the task's default."""
+    return protocol.task(task).cameras or protocol.cameras or (describe(task).default_camera,)
 
 
 def cloning_of(protocol: Protocol, spec: str, task: str, rows: int, seed: int, device: str) -> BCConfig:

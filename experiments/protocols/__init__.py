@@ -10,7 +10,15 @@ from importlib import import_module
 from rsp_robot.errors import unknown_name
 from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask, from_plain, to_collect
 
-PROTOCOLS = ("honest", "objectives", "cortexbench-metaworld", "cortexbench-dmc", "cortexbench-adroit", "franka-kitchen")
+PROTOCOLS = (
+    "honest",
+    "objectives",
+    "tabletop",
+    "cortexbench-metaworld",
+    "cortexbench-dmc",
+    "cortexbench-adroit",
+    "franka-kitchen",
+)
 
 __all__ = ["PROTOCOLS", "Protocol", "ProtocolTask", "find_protocol", "from_plain", "read_header", "to_collect"]
 

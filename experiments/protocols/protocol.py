@@ -22,6 +22,8 @@ class ProtocolTask:
     """Steps of an episode, in demonstrations and evaluations; None for the task's own."""
     lasting: int = 0
     """Steps with success that an episode has to exceed, where the protocol scores ``lasting``."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of its own, where one choice does not fit all tasks; empty for the protocol's."""
 
     @property
     def file_name(self) -> str:
@@ -43,7 +45,7 @@ class Protocol:
     tasks: tuple[ProtocolTask, ...]
     """On which tasks; each gets a policy of its own."""
     cameras: tuple[str, ...]
-    """Cameras whose embeddings are joined; empty for each task's default camera."""
+    """Cameras whose embeddings are joined; empty for each task's own, or else its default camera."""
     image_size: int
     """Side of the rendered pictures in pixels; the encoder resizes them to its own input."""
     demonstrations: int
@@ -181,6 +183,10 @@ class Protocol:
         """Return the optimiser steps of one pass over ``rows`` training rows."""
         return -(-rows // self.batch_size)
 
+    def filmed_by(self, *cameras: str) -> Protocol:
+        """Return the protocol with other cameras, the same for all tasks."""
+        return replace(self, cameras=cameras, tasks=tuple(replace(task, cameras=()) for task in self.tasks))
+
     def narrowed(self, tasks: tuple[str, ...] = (), seeds: int | None = None) -> Protocol:
         """Return the protocol with some of its tasks and ``seeds`` training seeds: its own, then the next numbers.
 
@@ -208,7 +214,9 @@ class Protocol:
 def from_plain(values: Mapping[str, Any]) -> Protocol:
     """Build a protocol again from what :meth:`Protocol.plain` returned."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    fields["tasks"] = tuple(ProtocolTask(**task) for task in values["tasks"])
+    fields["tasks"] = tuple(
+        ProtocolTask(**{**task, "cameras": tuple(task.get("cameras", ()))}) for task in values["tasks"]
+    )
     return Protocol(**fields)
 
 
@@ -225,4 +233,6 @@ def to_collect(train: int) -> int:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -14,7 +14,7 @@ from rsp_robot.experiments import protocols
 from rsp_robot.experiments.cli import read_options
 from rsp_robot.experiments.protocols import PROTOCOLS, Protocol, ProtocolTask, find_protocol, from_plain, read_header
 from rsp_robot.experiments.suite import choose_protocol
-from rsp_robot.experiments.suite_work import cloning_of
+from rsp_robot.experiments.suite_work import cameras_of, cloning_of
 
 FILES = {path.stem.replace("_", "-") for path in Path(protocols.__file__).parent.glob("[a-z]*.py")}
 
@@ -35,7 +35,7 @@ def test_every_file_is_a_protocol() -> None:
     assert FILES - {"protocol"} == set(PROTOCOLS)
 
 
-OURS = ("honest", "objectives")
+OURS = ("honest", "objectives", "tabletop")
 """Protocols that are nobody else's: there is no original to differ from."""
 
 
@@ -46,8 +46,7 @@ def test_every_protocol_can_be_run(name: str, quick: bool) -> None:
     assert (protocol.name, protocol.quick) == (name, quick)
     assert protocol.label == (f"{name} (quick)" if quick else name)
     for task in protocol.tasks:
-        check_cameras(describe(task.task), protocol.cameras or None)
-        assert not protocol.cameras or set(protocol.cameras) <= set(describe(task.task).cameras)
+        assert cameras_of(protocol, task.task) == check_cameras(describe(task.task), cameras_of(protocol, task.task))
         config = cloning_of(protocol, "random:vit-nano", task.task, 5000, 3, "cpu")
         assert config.steps % (config.checkpoint_every or 1) == 0
         assert (config.steps // config.checkpoint_every if config.checkpoint_every else 1) == protocol.evaluations
@@ -68,6 +67,22 @@ def test_the_header_says_where_it_is_from_and_what_cannot_be_had(name: str) -> N
     words = shlex.split(command[1])
     assert words[:3] == ["rsp-robot", "suite", "run"]
     assert choose_protocol(read_options("suite", words[2:]).suite) == whole
+
+
+def test_a_task_may_have_cameras_of_its_own_and_a_command_may_choose_others() -> None:
+    protocol = find_protocol("tabletop")
+    assert cameras_of(protocol, "metaworld/push-v3") == ("closer",)
+    assert cameras_of(protocol, "metaworld/hammer-v3") == ("close",)
+    assert cameras_of(protocol, "robosuite/Stack") == ("agentview",)
+    assert cameras_of(find_protocol("cortexbench-dmc"), "dmc/walker-walk") == (
+        describe("dmc/walker-walk").default_camera,
+    )
+    words = ["run", "tabletop", "--tasks", "metaworld/push-v3", "metaworld/hammer-v3", "--cameras", "corner2"]
+    other = choose_protocol(read_options("suite", [*words, "--pooling", "mean", "--history", "3"]).suite)
+    assert {cameras_of(other, task.task) for task in other.tasks} == {("corner2",)}
+    assert (other.pooling, other.history) == ("mean", 3)
+    with pytest.raises(UserError, match="unknown camera of robosuite/Lift 'corner2'"):
+        choose_protocol(read_options("suite", ["run", "tabletop", "--cameras", "corner2"]).suite)
 
 
 def test_the_published_numbers_of_cortexbench() -> None:

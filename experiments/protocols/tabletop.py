@@ -1,0 +1,53 @@
+"""Is an encoder that was pretrained on many tasks worth anything to a policy, on tasks it has seen and on others?
+
+Source:    this project (docs/tabletop.md).
+Command:   rsp-robot suite run tabletop --out runs/tabletop
+Hardware:  2 CPU cores.
+Hours:     docs/tabletop.md.
+Expected:  docs/results.md, "An encoder in the box".
+
+Tasks:     the six of Meta-World on which weights drawn at random leave most room above them; two of them, and five
+           more, are held out of the corpus of the same name (experiments/corpora/tabletop.py).
+Score:     the last checkpoint, as declared.
+"""
+
+from __future__ import annotations
+
+from rsp_robot.experiments.corpora.tabletop import HELD_OUT
+from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask
+
+DISCRIMINATING = {
+    "metaworld/push-v3": "closer",
+    "metaworld/pick-place-v3": "closer",
+    "metaworld/bin-picking-v3": "closer",
+    "metaworld/assembly-v3": "closer",
+    "metaworld/peg-insert-side-v3": "close",
+    "metaworld/hammer-v3": "close",
+}
+"""Tasks and the camera that shows all that matters in them."""
+OTHERS = {task: "close" for task in HELD_OUT if task.startswith("metaworld/") and task not in DISCRIMINATING}
+ROBOSUITE = ("robosuite/Lift", "robosuite/Stack")
+
+PROTOCOL = Protocol(
+    name="tabletop",
+    tasks=(
+        *(ProtocolTask(task, horizon=150, cameras=(camera,)) for task, camera in {**DISCRIMINATING, **OTHERS}.items()),
+        *(ProtocolTask(task, horizon=150, cameras=("agentview",)) for task in ROBOSUITE),
+    ),
+    cameras=(),
+    image_size=96,
+    demonstrations=100,
+    episodes=50,
+    seeds=(0, 1, 2),
+    score="once",
+    headline="last",
+    steps=2000,
+    encoders=("small=rsp-robot/small", "random=random:vit-nano/16@96", "scratch", "blind=none", "state"),
+)
+QUICK = PROTOCOL.shrunk(
+    tasks=PROTOCOL.tasks[:2],
+    demonstrations=20,
+    episodes=10,
+    seeds=(0, 1),
+    steps=500,
+)
