@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments.corpora import find_corpus
 from rsp_robot.experiments.verbs.pack import PackCommand, pack
 from rsp_robot.machine import available_cores
+from rsp_robot.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,15 @@ def run_corpus(command: CorpusCommand) -> Path:
         raise UserError(f"--workers {command.workers} is out of range; choose 1 or more, or 0 for one per core")
     demonstrations = command.out / "demonstrations"
     wanted = list(corpus.collections(demonstrations, command.workers or available_cores()))
-    for number, collection in enumerate(wanted, start=1):
-        if not collection.out.exists():
-            print(f"[{number}/{len(wanted)}] {collection.out}", file=sys.stderr)
-        collect(collection)
+    total = sum(collection.demonstrations for collection in wanted)
+    there = sum(collection.demonstrations for collection in wanted if collection.out.exists())
+    with Progress(f"corpus {corpus.name}", total, "demonstrations", done=there) as bar:
+        for collection in wanted:
+            before = collection.out.exists()
+            collect(collection, quiet=True)  # looks at what is there, too: it may be of other settings
+            if not before:
+                bar.say(f"{collection.out}: {collection.demonstrations} demonstrations")
+                bar.update(collection.demonstrations)
     for suite in corpus.suites:
         out = command.out / "packed" / suite
         pack(PackCommand(out, str(demonstrations / suite), short_side=corpus.image_size))
