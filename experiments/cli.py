@@ -130,6 +130,12 @@ VERBS = {
         "Run an evaluation protocol by name, from demonstrations to the table of scores",
         "suite run cortexbench-metaworld --encoder rsp=runs/rsp-push none --quick --out runs/cortexbench-quick",
     ),
+    "budget": Verb(
+        "rsp_robot.experiments.verbs.budget:BudgetCommand",
+        "rsp_robot.experiments.verbs.budget:run_budget",
+        "Judge a pretraining at every doubling of its steps: how much of it is enough",
+        "budget runs/rsp-tabletop --first-step 64 --out runs/rsp-tabletop-budget",
+    ),
     "compare": Verb(
         "rsp_robot.experiments.verbs.compare:CompareCommand",
         "rsp_robot.experiments.verbs.compare:run_compare",

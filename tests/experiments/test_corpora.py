@@ -62,9 +62,9 @@ def test_tabletop_is_what_the_encoder_in_the_box_claims() -> None:
     assert all(part.seed > max(most, last) for part in corpus.parts)
     spans = [(part.seed, part.seed + FIRST_ATTEMPTS + 5 * part.demonstrations) for part in corpus.parts]
     assert all(end <= start or start == seed for seed, end in spans for start, _ in spans if start >= seed)
-    for objective in ("rsp", "mae", "siam-mae", "tobo", "vjepa"):
+    for objective in ("rsp", "mae", "siam-mae", "tobo", "vjepa", "srvp"):
         preset = find_preset(f"{objective}-tabletop")
-        assert (preset.objective.name, preset.image_size) == (objective, corpus.image_size)
+        assert preset.objective.name == objective and preset.image_size == (64 if objective == "srvp" else 96)
         assert [part.split("=")[0].split("/")[-1] for part in preset.data.split(",")] == list(corpus.suites)
         budget = find_preset("rsp-tabletop")
         for name in ("arch", "patch_size", "steps", "batch_size", "base_lr", "min_crop", "flip", "data"):
