@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rsp_robot.errors import UserError
+from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.experiments.aggregates import Estimate, Statistic, aggregate, run_scores, task_interval
 from rsp_robot.experiments.compare_files import Row, Run
 from rsp_robot.experiments.differences import Difference, Need, difference, needed
@@ -86,22 +86,28 @@ def compare(
     *,
     wanted: float = 0.1,
     allow_mismatch: bool = False,
+    against: Sequence[str] = (),
     notes: Sequence[str] = (),
     resamples: int = 2000,
 ) -> Table:
-    """Compare every two arms on the tasks they share.
+    """Compare every two arms on the tasks they share, or every arm with a few.
 
     Args:
         arms: the runs of each arm, in the order to show them; several runs on one task are training seeds.
         wanted: difference for which to say how many more episodes it would take, in (0, 1].
         allow_mismatch: compare unpaired where settings or start states differ, instead of refusing.
+        against: arms that every arm is compared with, instead of every two with each other: fewer comparisons, chosen
+            beforehand, need less of a correction.
         notes: remarks that were made on reading; those made here follow.
         resamples: bootstrap draws per interval.
 
     Raises:
         UserError: settings, tasks or start states differ (unless ``allow_mismatch``), an arm has more seeds on one task
-            than on another, or no finished episode on one.
+            than on another, or no finished episode on one; or there is no such arm to compare with.
     """
+    for name in against:
+        if name not in arms:
+            raise unknown_name("policy to compare with", name, arms)
     remarks = list(notes)
     mismatches = _tasks_that_differ(arms) + _settings_that_differ(arms) + _starts_that_differ(arms)
     if mismatches and not allow_mismatch:
@@ -131,7 +137,7 @@ def compare(
     return Table(
         tasks=tuple(tasks),
         arms=results,
-        pairs=_pairs(grouped, results, paired, wanted, resamples),
+        pairs=_pairs(grouped, _chosen_pairs(results, against), paired, wanted, resamples),
         settings=_agreed_settings(arms, tasks),
         notes=tuple(remarks),
     )
@@ -186,15 +192,26 @@ def _arm(name: str, tasks: Sequence[str], groups: Sequence[Sequence[Run]], resam
     return ArmResult(name, len(groups[0]), tuple(files), tuple(results), found, run_scores(outcomes))
 
 
+def _chosen_pairs(arms: Sequence[ArmResult], against: Sequence[str]) -> list[tuple[ArmResult, ArmResult]]:
+    """Return the pairs, an arm that others are compared with second."""
+    if not against:
+        return list(combinations(arms, 2))
+    by_name = {arm.name: arm for arm in arms}
+    done: list[tuple[ArmResult, ArmResult]] = []
+    for name in dict.fromkeys(against):
+        done += [(arm, by_name[name]) for arm in arms if arm.name != name and (by_name[name], arm) not in done]
+    return done
+
+
 def _pairs(
     grouped: Mapping[str, Sequence[Sequence[Run]]],
-    arms: Sequence[ArmResult],
+    pairs: Sequence[tuple[ArmResult, ArmResult]],
     paired: bool,
     wanted: float,
     resamples: int,
 ) -> tuple[Pair, ...]:
     found = []
-    for a, b in combinations(arms, 2):
+    for a, b in pairs:
         first, second = outcomes_of([grouped[a.name], grouped[b.name]], paired)
         found.append((a, b, difference(first, second, paired=paired, resamples=resamples)))
     adjusted = holm([result.p_value for _, _, result in found])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,9 +60,9 @@ def read_source(path: Path, notes: list[str]) -> Source:
             several evaluations.
     """
     file = _find(path)
-    if file.suffix == ".jsonl":
+    if file.suffix in (".jsonl", ".gz"):
         rows = _read_lines(file, notes)
-        plan_file = plan_path(file)
+        plan_file = plan_path(file.with_suffix("") if file.suffix == ".gz" else file)
         if not plan_file.exists():
             raise UserError(f"{plan_file} is missing, so the settings of {file} are unknown; copy it there too")
         plan = read_json(plan_file)
@@ -186,6 +188,9 @@ def read_arms(words: Sequence[str], policy: str | None, notes: list[str]) -> dic
 
 def _find(path: Path) -> Path:
     if not path.is_dir():
+        packed = path.with_name(f"{path.name}.gz")
+        if packed.is_file() and not path.is_file():
+            return packed
         if not path.is_file():
             raise UserError(f"{path} does not exist; check the path, or finish the evaluation first")
         return path
@@ -202,8 +207,14 @@ def _find(path: Path) -> Path:
 
 def _read_lines(file: Path, notes: list[str]) -> list[Row]:
     rows: list[Row] = []
+    content = file.read_bytes()
+    if file.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{file} is damaged ({error}); keep the rows again") from None
     # A row may hold U+2028 within a text, which splitlines() would take for the end of the line.
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = content.decode("utf-8", errors="replace").split("\n")
     last = max((number for number, line in enumerate(lines) if line.strip()), default=0)
     for number, line in enumerate(lines):
         if not line.strip():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from rsp_robot.errors import UserError
+from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import read_arms
+from rsp_robot.experiments.compare_files import Run, read_arms
 from rsp_robot.experiments.compare_output import print_comparison, to_csv, to_json, to_latex
 from rsp_robot.files import write_json, write_text
 
@@ -22,11 +24,15 @@ class CompareCommand:
     """Which evaluations are compared."""
 
     policies: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]PATH[,PATH...] ...")]
-    """Rows files (*.jsonl, their *.plan.json beside), results.json files or run folders that hold one. Several paths of
-    one name are training seeds, or other tasks. A single file with several policies compares them with each other;
-    PATH:POLICY picks one of them."""
+    """Rows files (*.jsonl or *.jsonl.gz, their *.plan.json beside), results.json files or folders that hold one, those
+    of suites too. Several paths of one name are training seeds, or other tasks. A single file with several policies
+    compares them with each other; PATH:POLICY picks one of them."""
     policy: str | None = None
     """Which policy to take from files that hold several; by default the one that has the arm's NAME."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks, by name or pattern: aggregates and differences are of them alone. All by default."""
+    against: tuple[str, ...] = ()
+    """Compare every policy with these alone, for example random, instead of every two with each other."""
     out: Path | None = None
     """JSON file for every number."""
     csv: bool = False
@@ -55,8 +61,14 @@ def run_compare(command: CompareCommand) -> Path | int:
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out {out} is a JSON file; call it {out.with_suffix('.json')}")
     notes: list[str] = []
-    arms = read_arms(command.policies, command.policy, notes)
-    table = compare(arms, wanted=command.difference, allow_mismatch=command.allow_mismatch, notes=notes)
+    arms = on_tasks(read_arms(command.policies, command.policy, notes), command.tasks)
+    table = compare(
+        arms,
+        wanted=command.difference,
+        allow_mismatch=command.allow_mismatch,
+        against=command.against,
+        notes=notes,
+    )
     print_comparison(table)
     if out is None:
         return 0
@@ -66,3 +78,17 @@ def run_compare(command: CompareCommand) -> Path | int:
     if command.latex:
         write_text(out.with_suffix(".tex"), to_latex(table))
     return out
+
+
+def on_tasks(arms: Mapping[str, Sequence[Run]], patterns: Sequence[str]) -> dict[str, list[Run]]:
+    """Return the runs of each arm on the tasks that fit one of the patterns; on all without patterns.
+
+    Raises:
+        UserError: a pattern fits none.
+    """
+    tasks = list(dict.fromkeys(run.task for runs in arms.values() for run in runs))
+    for pattern in patterns:
+        if not any(fnmatchcase(task, pattern) for task in tasks):
+            raise unknown_name("task", pattern, tasks)
+    wanted = [task for task in tasks if not patterns or any(fnmatchcase(task, pattern) for pattern in patterns)]
+    return {name: [run for run in runs if run.task in wanted] for name, runs in arms.items()}

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rsp_robot.experiments.protocols import PROTOCOLS, Protocol, find_protocol, read_header
 from rsp_robot.experiments.suite import SuiteConfig, run_suite
+from rsp_robot.experiments.suite_keep import keep_suite
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class ShowSuite:
     """The quick version."""
 
 
+@dataclass(frozen=True)
+class KeepSuite:
+    """What is worth keeping of a suite that was run: its rows, compressed, with their plans, and its summary."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of a `rsp-robot suite run`."""
+    out: Path
+    """Folder to write; `rsp-robot compare` computes every number from it again."""
+
+
 Run = Annotated[
     SuiteConfig,
     tyro.conf.subcommand(
@@ -42,23 +53,30 @@ Show = Annotated[
     tyro.conf.subcommand("show", description="One protocol: source, settings, differences from the original."),
 ]
 
+Keep = Annotated[
+    KeepSuite,
+    tyro.conf.subcommand("keep", description="Copy the rows of a suite, compressed, for the record and for compare."),
+]
+
 
 @dataclass(frozen=True)
 class SuiteCommand:
     """What is done with protocols."""
 
-    suite: Annotated[Run | List | Show, tyro.conf.arg(name="")]
+    suite: Annotated[Run | List | Show | Keep, tyro.conf.arg(name="")]
 
 
 def run_suite_verb(command: SuiteCommand) -> Path | int:
-    """Run, list or show; return the file with the scores of a run.
+    """Run, list, show or keep; return the file with the scores of a run, or the folder of what is kept.
 
     Raises:
-        UserError: there is no such protocol, or the run fails.
+        UserError: there is no such protocol or suite, or the run fails.
     """
     chosen = command.suite
     if isinstance(chosen, SuiteConfig):
         return run_suite(chosen)
+    if isinstance(chosen, KeepSuite):
+        return keep_suite(chosen.folder, chosen.out)
     console = Console()
     if isinstance(chosen, ListSuites):
         console.print("\n".join(_overview()), highlight=False, markup=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 from collections.abc import Sequence
@@ -99,6 +100,18 @@ def test_p_values_are_corrected_over_all_pairs(tmp_path: Path) -> None:
     assert pairs["a", "c"].p_holm == pytest.approx(3 * mcnemar_exact(8, 0))
     assert pairs["a", "b"].p_holm == pytest.approx(2 * mcnemar_exact(6, 0))
     assert pairs["a", "c"].established and not pairs["a", "b"].established
+
+
+def test_what_is_compared_with_a_few_is_corrected_for_these_pairs_alone(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", {"a": draw(0.6), "b": draw(0.45), "c": draw(0.4), "d": draw(0.2)})
+    pairs = {(pair.a, pair.b): pair for pair in table_of(file, against=["c"]).pairs}
+    assert list(pairs) == [("a", "c"), ("b", "c"), ("d", "c")]
+    assert pairs["a", "c"].p_holm == pytest.approx(3 * mcnemar_exact(8, 0)), "of three pairs, not six"
+    assert pairs["d", "c"].difference.value == pytest.approx(-0.2)
+    both = [(pair.a, pair.b) for pair in table_of(file, against=["c", "d", "c"]).pairs]
+    assert both == [("a", "c"), ("b", "c"), ("d", "c"), ("a", "d"), ("b", "d")], "each pair once"
+    with pytest.raises(UserError, match="unknown policy to compare with 'e'"):
+        table_of(file, against=["e"])
 
 
 def test_error_rows_are_counted_and_their_pairs_left_out(tmp_path: Path) -> None:
@@ -386,6 +399,36 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Paired differences" in shown and shown.rstrip().endswith(str(out))
     assert sorted(path.suffix for path in out.parent.iterdir()) == [".csv", ".json", ".tex"]
     assert json.loads(out.read_text())["pairs"][0]["established"] is True
+
+
+def test_the_command_takes_some_of_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [
+        write(tmp_path / f"{task}.jsonl", {"a": draw(rate), "b": draw(0.5)}, f"toy/{task}")
+        for task, rate in (("push-1", 0.8), ("push-2", 0.6), ("reach", 0.1))
+    ]
+    words = [f"{name}={','.join(files)}" for name in ("a", "b")]
+    out = tmp_path / "table.json"
+    assert cli.main(["compare", *words, "--tasks", "toy/push-*", "--against", "b", "--out", str(out)]) == 0
+    stored = json.loads(out.read_text())
+    assert [task["task"] for task in stored["arms"][0]["tasks"]] == ["toy/push-1", "toy/push-2"]
+    assert stored["arms"][0]["aggregates"]["mean"]["value"] == pytest.approx(0.7)
+    assert stored["pairs"][0]["difference"] == pytest.approx(0.2)
+    assert cli.main(["compare", *words, "--tasks", "toy/pull*"]) == cli.USER_ERROR
+    assert "unknown task 'toy/pull*'" in capsys.readouterr().err
+
+
+def test_compressed_rows_are_read_with_the_plan_beside(tmp_path: Path) -> None:
+    file = Path(write(tmp_path / "rows.jsonl", {"a": draw(0.8), "b": draw(0.3)}))
+    plain = to_json(table_of(str(file)), "")
+    packed = file.with_name("rows.jsonl.gz")
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    for name in (packed, file):  # the suite's summary names the rows as they were
+        found = to_json(table_of(str(name)), "")
+        assert found["pairs"] == plain["pairs"] and found["settings"] == plain["settings"]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"rows.jsonl.gz is damaged"):
+        table_of(str(packed))
 
 
 @pytest.mark.parametrize(

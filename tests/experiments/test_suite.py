@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import cli
 from rsp_robot.experiments.compare import compare
@@ -22,6 +23,7 @@ from rsp_robot.experiments.compare_files import read_arms
 from rsp_robot.experiments.protocols import find_protocol
 from rsp_robot.experiments.suite import SuiteConfig, choose_protocol, run_protocol, run_suite
 from rsp_robot.experiments.suite_jobs import Encoder, Eta, Job, Place, SuitePlan, missing, name_encoders, read_plan
+from rsp_robot.experiments.suite_keep import keep_suite
 from rsp_robot.experiments.suite_runner import run_in_processes
 from rsp_robot.experiments.suite_work import is_done
 from rsp_robot.files import read_json, read_jsonl, write_json
@@ -184,6 +186,32 @@ def test_its_rows_are_read_by_compare(material: Any, tmp_path: Path) -> None:
     assert cli.main(["compare", str(tmp_path / "suite")]) == 0
     assert cli.main(["report", str(tmp_path / "suite")]) == 0
     assert (tmp_path / "suite" / "report.html").is_file()
+
+
+def test_what_is_kept_of_it_gives_the_same_numbers_and_no_paths(
+    material: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = f"vit={FrozenEncoder.load(VIT).save(tmp_path / 'encoders' / 'vit')}"
+    protocol = replace(material.PROTOCOL, epochs=4, evaluate_every=2)
+    run_protocol(protocol, material.command(tmp_path, vit, "none"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["suite", "keep", "suite", "--out", "kept"]) == 0
+    kept = {path.relative_to(tmp_path / "kept"): path for path in Path("kept").resolve().rglob("*") if path.is_file()}
+    names = [f"seed-{seed}/evaluation.{end}" for seed in (0, 1) for end in ("jsonl.gz", "plan.json")]
+    assert sorted(map(str, kept)) == [*sorted(names), "suite.json"]
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept.values() if path.suffix == ".json")
+    assert sum(path.stat().st_size for path in kept.values()) < 30_000
+    for folder in ("suite", "kept"):
+        assert cli.main(["compare", folder, "--out", f"{folder}.json"]) == 0
+    whole, again = read_json(Path("suite.json")), read_json(Path("kept.json"))
+    assert whole["pairs"] == again["pairs"]
+    assert [arm["aggregates"] for arm in whole["arms"]] == [arm["aggregates"] for arm in again["arms"]]
+    before = {name: path.read_bytes() for name, path in kept.items()}
+    assert cli.main(["suite", "keep", "suite", "--out", "kept"]) == 0
+    assert {name: path.read_bytes() for name, path in kept.items()} == before
+    for folder, cause in (("encoders", "holds no finished suite"), ("suite", "holds something else")):
+        with pytest.raises(UserError, match=cause):
+            keep_suite(Path(folder), tmp_path / "encoders")
 
 
 def test_more_seeds_and_encoders_may_join(material: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
