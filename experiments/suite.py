@@ -194,7 +194,7 @@ def _conclude(place: Place, plan: SuitePlan, notes: Sequence[str], command: str)
         write_seeds,
     )  # fmt: skip
 
-    table = compare_last(write_seeds(place, plan, command), list(plan.encoders))
+    table = compare_last(write_seeds(place, plan, command), list(plan.encoders), plan.protocol.against)
     maxima = find_maxima(place, plan)
     write_json(place.summary, summarise_suite(place, plan, table, maxima, notes, command))
     print_suite(place, plan, table, maxima)
@@ -213,7 +213,7 @@ def _open(place: Place, plan: SuitePlan) -> None:
         keys = [
             key
             for key in wanted
-            if before.get(key) != wanted[key] and key not in ("tasks", "seeds", "differences", "encoders")
+            if before.get(key) != wanted[key] and key not in ("tasks", "seeds", "differences", "encoders", "against")
         ]
         if keys:
             pairs = ", ".join(f"{key} {before.get(key)} instead of {wanted[key]}" for key in keys[:3])

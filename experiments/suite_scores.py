@@ -105,12 +105,15 @@ def _write_seed(place: Place, plan: SuitePlan, seed: int, command: str) -> Path:
     return out
 
 
-def compare_last(files: Sequence[Path], encoders: Sequence[str]) -> Table:
-    """Compare the last checkpoints of all encoders over tasks and training seeds."""
+def compare_last(files: Sequence[Path], encoders: Sequence[str], against: Sequence[str] = ()) -> Table:
+    """Compare the last checkpoints of all encoders over tasks and training seeds.
+
+    Every two of them, or each with those of ``against`` that are among them.
+    """
     notes: list[str] = []
     sources = [read_source(file, notes) for file in files]
     arms = {name: [run for source in sources for run in runs_of(source, name)] for name in encoders}
-    return compare(arms, notes=notes)
+    return compare(arms, against=[name for name in against if name in arms], notes=notes)
 
 
 def find_maxima(place: Place, plan: SuitePlan) -> list[Maximum]:

@@ -77,7 +77,7 @@ def is_done(place: Place, plan: SuitePlan, job: Job) -> bool:
 def settings_of(plan: SuitePlan, job: Job) -> dict[str, Any]:
     """Return what the result of a policy job depends on, as plain values."""
     protocol = plan.protocol.plain()
-    for key in ("tasks", "seeds", "differences", "encoders", "pretraining_steps", "pretraining_batch"):
+    for key in ("tasks", "seeds", "differences", "encoders", "against", "pretraining_steps", "pretraining_batch"):
         del protocol[key]  # of pretraining the encoder's fingerprint tells
     return {
         "protocol": protocol,

@@ -100,6 +100,8 @@ class Protocol:
     """What a return is divided by, where the protocol scores ``return``."""
     encoders: tuple[str, ...] = ()
     """Encoders that are compared where a command names none."""
+    against: tuple[str, ...] = ()
+    """Names of encoders that every other is compared with, as far as they take part; empty: every two are compared."""
     pretraining_steps: int = 2000
     """Optimiser steps of an encoder ``pretrain:<objective>``, which is pretrained on the demonstrations."""
     pretraining_batch: int = 32

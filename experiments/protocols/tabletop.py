@@ -44,6 +44,7 @@ PROTOCOL = Protocol(
     headline="last",
     steps=2000,
     pooling="grid2",
+    against=("random", "mae"),
     encoders=("small=rsp-robot/small", "random=random:vit-nano/16@96", "scratch", "blind=none", "state"),
 )
 QUICK = PROTOCOL.shrunk(

@@ -188,6 +188,17 @@ def test_its_rows_are_read_by_compare(material: Any, tmp_path: Path) -> None:
     assert (tmp_path / "suite" / "report.html").is_file()
 
 
+def test_a_protocol_may_name_whom_all_are_compared_with(material: Any, tmp_path: Path) -> None:
+    protocol = replace(material.PROTOCOL, epochs=1, evaluate_every=0, headline="last", against=("none", "absent"))
+    summary = run_protocol(protocol, material.command(tmp_path, "oracle=state", "none", f"vit={VIT}"))
+    pairs = read_json(summary)["last_checkpoint"]["pairs"]
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [("oracle", "none"), ("vit", "none")]
+    every = run_protocol(replace(protocol, against=()), material.command(tmp_path, "oracle=state", "none"))
+    assert len(read_json(every)["last_checkpoint"]["pairs"]) == 1, (
+        "the same folder: nothing that was played depends on it"
+    )
+
+
 def test_what_is_kept_of_it_gives_the_same_numbers_and_no_paths(
     material: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
