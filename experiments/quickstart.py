@@ -40,11 +40,14 @@ from rsp_robot.versions import versions
 
 ARMS = (
     Arm("rsp", "RSP", "Encoder pretrained with RSP on the demonstrations, frozen, plus proprioception", "RSP"),
+    Arm("boxed", "boxed", "rsp-robot/small, which comes with the package and was not trained on these demonstrations, "
+        "frozen, plus proprioception", "the boxed encoder"),
     Arm("random", "random encoder", "The same architecture with random weights, frozen, plus proprioception",
         "the random encoder"),
     Arm("blind", "blind", "Proprioception alone", "the blind policy"),
 )  # fmt: skip
 
+BOXED = "rsp-robot/small"
 
 SMALL = find_preset("rsp-small")
 SMALL_RSP = SMALL.objective if isinstance(SMALL.objective, RSPConfig) else RSPConfig()
@@ -71,13 +74,13 @@ class QuickstartConfig:
     evaluation_seed: int = 100_000
     """Seed of the first held-out episode; demonstrations use the seeds from 0."""
     arch: str = SMALL.arch
-    """Architecture of the encoders."""
+    """Architecture of the encoders, apart from the boxed one."""
     encoder_size: int = SMALL.image_size
-    """Side of the encoders' input in pixels."""
+    """Side of their input in pixels."""
     patch_size: int = SMALL.patch_size
     """Side of a patch in pixels."""
     pooling: str = "cls"
-    """Pooling of the encoders: cls, mean, cls+mean or grid<k>."""
+    """Their pooling: cls, mean, cls+mean or grid<k>."""
     rsp: RSPConfig = field(default_factory=lambda: SMALL_RSP)
     """The objective, with a decoder to match a small encoder."""
     steps: int = SMALL.steps
@@ -166,7 +169,7 @@ def _collect(config: QuickstartConfig) -> Path:
     )
 
 
-def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
+def _encoders(config: QuickstartConfig, data: Path) -> dict[str, str]:
     run = pretrain(
         replace(
             SMALL,
@@ -197,12 +200,11 @@ def _encoders(config: QuickstartConfig, data: Path) -> dict[str, Path]:
     if not (random / "config.json").exists():
         vit = vit_config(config.arch, config.encoder_size, config.patch_size)
         FrozenEncoder.random(vit, config.seed, config.pooling).save(random)
-    return {"rsp": run / "encoder", "random": random}
+    return {"rsp": str(run / "encoder"), "boxed": BOXED, "random": str(random)}
 
 
-def _clone(config: QuickstartConfig, data: Path, arm: str, encoder: Path | None) -> Policy:
-    folder = train_bc(data, encoder and str(encoder), config.out / f"bc-{arm}", config.bc)
-    return load_policy(folder)
+def _clone(config: QuickstartConfig, data: Path, arm: str, encoder: str | None) -> Policy:
+    return load_policy(train_bc(data, encoder, config.out / f"bc-{arm}", config.bc))
 
 
 def _results(config: QuickstartConfig, evaluation: EvaluateConfig, rows: list[Row]) -> Results:

@@ -249,13 +249,14 @@ class FrozenEncoder(nn.Module):
         Args:
             spec: one of
 
+                - ``rsp-robot/small``, which comes with the package: no network needed;
                 - an encoder folder, or a run folder that holds ``encoder/``;
                 - a published checkpoint (``.pth``, ``.pt`` or ``.safetensors``) of RSP, MAE, any plain Vision
                   Transformer, V-JEPA or V-JEPA 2 (``vjepa2.pt@128`` for pictures of 128 px);
                 - ``timm:<model>[@size]``, pretrained; ``timm:<model>[@size]=<file>`` with weights of a file;
                   ``timm:local-dir:<folder>``;
-                - ``random:<architecture>[/patch][@size][#seed]`` such as ``random:vit-nano/8@64``, or any model of
-                  timm;
+                - ``random:<architecture>[/patch][@size][#seed]`` such as ``random:vit-nano/8@64``,
+                  ``random:conv64-dcgan`` (SRVP's convolutions), or any model of timm;
                 - ``hub:<owner>/<name>``, an encoder folder on the Hugging Face Hub.
             device: where to put it.
             pooling: see :mod:`rsp_robot.pooling`; by default the folder's, or the backbone's usual one.

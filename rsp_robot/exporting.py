@@ -14,6 +14,7 @@ from rsp_robot.export_programs import write_onnx, write_torch_export
 from rsp_robot.export_timm import write_timm
 from rsp_robot.export_weights import write_folder, write_published
 from rsp_robot.files import atomic_path
+from rsp_robot.model_card import with_own_words
 
 FORMS: dict[str, Callable[[Order, Path], None]] = {
     "folder": write_folder,
@@ -32,6 +33,7 @@ def export_encoder(
     half: bool = False,
     frame_size: tuple[int, int] | None = None,
     on_check: Callable[[Parity, Latency], None] | None = None,
+    own_words: str = "",
 ) -> Path:
     """Write an encoder into a new folder, atomically.
 
@@ -47,13 +49,15 @@ def export_encoder(
             all the same.
         frame_size: height and width in pixels of the frames that a program takes; its own input size by default.
         on_check: is told how a program compared with the encoder, and of both latencies.
+        own_words: Markdown for README.md: see :func:`rsp_robot.model_card.with_own_words`.
 
     Returns:
         ``folder``.
 
     Raises:
         UserError: the form is unknown or cannot hold this encoder, the folder is not empty, a weight is too large for
-            float16, the extra ``export`` is not installed, or the program differs from the encoder.
+            float16, the extra ``export`` is not installed, the program differs from the encoder, or the header of
+            ``own_words`` cannot be read.
     """
     if form not in FORMS:
         raise unknown_name("export format", form, FORMS)
@@ -65,4 +69,7 @@ def export_encoder(
     order = Order(encoder, rounded(encoder) if half else encoder, half, frame_size, on_check)
     with atomic_path(target) as temporary:
         FORMS[form](order, temporary)
+        if own_words:
+            card = temporary / "README.md"
+            card.write_text(with_own_words(card.read_text(encoding="utf-8"), own_words), encoding="utf-8")
     return target

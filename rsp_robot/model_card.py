@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from rsp_robot.errors import UserError
 
 if TYPE_CHECKING:
     from rsp_robot.encoder import FrozenEncoder
@@ -72,6 +76,8 @@ were trained from somebody else's carry that licence on.
 - A policy belongs to one encoder: embeddings of another fingerprint are other numbers.
 """
 
+_GENERATED = ("What it is", "Where it comes from")
+
 
 def model_card(
     encoder: FrozenEncoder, loading: str = LOAD_FOLDER, more: Mapping[str, str] | None = None, weights: str = "float32"
@@ -99,6 +105,68 @@ def write_card(
 ) -> None:
     """Write :func:`model_card` into a folder."""
     (folder / "README.md").write_text(model_card(encoder, loading, more, weights), encoding="utf-8")
+
+
+class _Parts(NamedTuple):
+    header: dict[str, Any]
+    top: str
+    """The title and what follows it."""
+    sections: dict[str, str]
+    """What stands below each heading of the second level."""
+
+
+def with_own_words(card: str, own: str) -> str:
+    """Put somebody's own words into a generated card.
+
+    The entries of their header (``license: mit``) and their text at the top replace those of the card, and so do
+    sections of the same heading (*How to load it*, *Licence*, *Limits*); others come before the licence. The sections
+    that the encoder tells by itself (*What it is*, *Where it comes from*) stay, so a card that was made this way may
+    serve as ``own`` again.
+
+    Args:
+        card: from :func:`model_card`.
+        own: Markdown with sections of the second level, and perhaps a header between lines of ``---``.
+
+    Raises:
+        UserError: the header of ``own`` is not closed, or is no mapping in YAML.
+    """
+    base, other = _parts(card), _parts(own)
+    known = {"license": "Licence"} | {name.lower(): name for name in base.sections}
+    words = {known.get(name.lower(), name): text for name, text in other.sections.items()}
+    told: dict[str, str] = {}
+    for name, text in base.sections.items():
+        if name == "Licence":
+            told |= {new: words[new] for new in words if new not in base.sections}
+        told[name] = text if name in _GENERATED else words.get(name, text)
+    header = yaml.safe_dump({**base.header, **other.header}, sort_keys=False, allow_unicode=True)
+    body = [other.top or base.top] + [f"## {name}\n\n{text}" for name, text in told.items()]
+    return f"---\n{header}---\n\n" + "\n\n".join(body) + "\n"
+
+
+def _parts(markdown: str) -> _Parts:
+    lines = markdown.splitlines()
+    header: Any = {}
+    if lines[:1] == ["---"]:
+        if "---" not in lines[1:]:
+            raise UserError("the header of the card does not end; close it with a line of ---")
+        end = lines.index("---", 1)
+        try:
+            header = yaml.safe_load("\n".join(lines[1:end])) or {}
+        except yaml.YAMLError:
+            header = None
+        if not isinstance(header, dict):
+            raise UserError("the header of the card is no YAML of names and values; write, for example, license: mit")
+        lines = lines[end + 1 :]
+    found: dict[str, list[str]] = {}
+    below, fenced = found.setdefault("", []), False
+    for line in lines:
+        fenced ^= line.startswith("```")
+        if line.startswith("## ") and not fenced:
+            below = found.setdefault(line[3:].strip(), [])
+        else:
+            below.append(line)
+    sections = {name: "\n".join(text).strip() for name, text in found.items()}
+    return _Parts(header, sections.pop(""), sections)
 
 
 def _facts(encoder: FrozenEncoder, weights: str) -> dict[str, str]:

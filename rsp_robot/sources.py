@@ -12,9 +12,11 @@ import timm
 import torch
 
 from rsp_robot.backbones.base import Backbone
+from rsp_robot.backbones.conv64 import ARCHITECTURES, IMAGE_SIZE, Conv64, Conv64Config, initialise_convolutions
 from rsp_robot.backbones.timm_models import is_timm_model, timm_backbone
 from rsp_robot.backbones.vit import VARIANTS, VisionTransformer, ViTConfig, vit_config
 from rsp_robot.backbones.vjepa import VideoTransformer
+from rsp_robot.boxed import PREFIX, boxed_encoder
 from rsp_robot.checkpoints import arguments_of, file_sha256, read_checkpoint, state_dict_of
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.files import read_json
@@ -28,6 +30,7 @@ _TIMM = re.compile(r"timm:(?P<name>[\w.-]+)(@(?P<size>\d+))?(=(?P<file>.+))?$")
 _LOCAL_TIMM = re.compile(r"timm:local-dir:(?P<folder>.+?)(@(?P<size>\d+))?$")
 _FILE = re.compile(r"(?P<file>.+\.(pt|pth|tar|bin|ckpt|safetensors))(@(?P<size>\d+))?$")
 _GRID_SIZE = 224
+_CONVOLUTIONS = {f"conv64-{name}": Conv64Config(architecture=name) for name in ARCHITECTURES}
 
 
 class Source(NamedTuple):
@@ -62,11 +65,13 @@ def find(spec: str | os.PathLike[str]) -> Source | Path:
     for folder in (path / "encoder", path):
         if (folder / "config.json").exists():
             return folder
+    if not path.exists() and text.startswith(PREFIX) and is_repository(text):
+        return boxed_encoder(text)
     if not path.exists() and is_repository(text) and not path.parent.exists():
         return download(text)
     raise UserError(
         f"no encoder in {text}; give an encoder folder, a run folder, a checkpoint (.pth, .safetensors), "
-        "or random:<architecture>, timm:<model>, hub:<owner>/<name>"
+        "or rsp-robot/small, random:<architecture>, timm:<model>, hub:<owner>/<name>"
     )
 
 
@@ -83,10 +88,14 @@ def from_random(spec: str) -> Source:
     if name in VARIANTS:
         config = vit_config(name, int(match["size"] or _GRID_SIZE), int(match["patch"] or 16))
         return Source(random_vit(config, seed), None, {"source": "random weights", "seed": seed})
-    if not is_timm_model(name):
-        raise unknown_name("architecture", name, [*VARIANTS, *timm.list_models()])
+    if name not in _CONVOLUTIONS and not is_timm_model(name):
+        raise unknown_name("architecture", name, [*VARIANTS, *_CONVOLUTIONS, *timm.list_models()])
     if match["patch"]:
-        raise UserError(f"{name} is a model of timm, whose patches are what they are; leave out /{match['patch']}")
+        raise UserError(f"{name} has no patches to choose; leave out /{match['patch']}")
+    if name in _CONVOLUTIONS:
+        if _size(match["size"]) not in (None, IMAGE_SIZE):
+            raise UserError(f"{name} takes pictures of {IMAGE_SIZE} px, not {match['size']} px; leave out the size")
+        return Source(random_conv64(name, seed), None, {"source": "random weights", "seed": seed, "model": name})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone, mean, std = timm_backbone(name, _size(match["size"]))
@@ -98,6 +107,15 @@ def random_vit(config: ViTConfig, seed: int) -> VisionTransformer:
     """Draw the weights of a plain Vision Transformer."""
     backbone = VisionTransformer(config)
     backbone.initialise(torch.Generator().manual_seed(seed))
+    return backbone
+
+
+def random_conv64(name: str, seed: int) -> Conv64:
+    """Draw the weights of a convolutional encoder, ``conv64-dcgan`` or ``conv64-vgg``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = Conv64(_CONVOLUTIONS[name])
+        initialise_convolutions(backbone)
     return backbone
 
 

@@ -40,6 +40,8 @@ def test_wheel_holds_every_file_inside_one_package(wheel: Path) -> None:
         for path in (ROOT / name).rglob("*")
         if path.is_file() and path.suffix in (".py", ".typed", ".css", ".js", ".html", ".svg")
     }
+    boxed = ROOT / "rsp_robot" / "boxed" / "small"
+    expected |= {str(path.relative_to(ROOT)) for path in boxed.iterdir()}
     assert names == expected
     assert licences
 
@@ -62,6 +64,9 @@ def test_installed_wheel_adds_nothing_beside_the_package(wheel: Path, tmp_path: 
         assert "ModuleNotFoundError" in failed.stderr
         found = run(f"from importlib.util import find_spec; print(find_spec('rsp_robot.{name}').origin)")
         assert found.stdout.strip().endswith(f"site-packages/rsp_robot/{name}/__init__.py"), found.stderr
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    for path in (ROOT / "rsp_robot" / "boxed" / "small").iterdir():
+        assert (site / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     helped = subprocess.run([str(python.parent / "rsp-robot"), "--help"], cwd=empty, capture_output=True, text=True)
     assert helped.returncode == 0, helped.stderr  # with nothing else installed
     assert helped.stdout.startswith("usage: rsp-robot VERB")

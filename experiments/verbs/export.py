@@ -19,7 +19,7 @@ class ExportCommand:
     """Which encoder goes where, and in which form."""
 
     encoder: str
-    """Encoder folder, run folder, checkpoint, timm:<model>, random:<arch> or hub:<owner>/<name>."""
+    """Encoder folder, run folder, checkpoint, rsp-robot/small, timm:<model>, random:<arch> or hub:<owner>/<name>."""
     out: Path
     """Folder to write; must be new. Its README.md says how to load what is in it."""
     format: Literal["folder", "timm", "published", "torch-export", "onnx"] = "folder"
@@ -32,21 +32,37 @@ class ExportCommand:
     """Frames that a program takes, as 96 or HEIGHTxWIDTH such as 96x128; the encoder's input size by default."""
     half: bool = False
     """Store weights as float16: half the size, rounded to about three digits."""
+    card: Path | None = None
+    """Markdown file with your own words for README.md: a header with the licence, and sections such as Licence, Limits,
+    Data or Results. They replace those of the same heading; what the encoder tells by itself stays."""
 
 
 def export(command: ExportCommand) -> Path:
     """Export the encoder; return the folder.
 
     Raises:
-        UserError: the encoder cannot be read, the format cannot hold it, or ``out`` is not empty.
+        UserError: the encoder or the card cannot be read, the format cannot hold the encoder, or ``out`` is not empty.
     """
+    own_words = read_card(command.card) if command.card else ""
     frame_size = parse_frame_size(command.frame_size) if command.frame_size else None
 
     from rsp_robot.encoder import FrozenEncoder
     from rsp_robot.exporting import export_encoder
 
     encoder = FrozenEncoder.load(command.encoder, pooling=command.pooling or None)
-    return export_encoder(encoder, command.out, command.format, command.half, frame_size, _tell)
+    return export_encoder(encoder, command.out, command.format, command.half, frame_size, _tell, own_words)
+
+
+def read_card(path: Path) -> str:
+    """Read a Markdown file.
+
+    Raises:
+        UserError: it is not there, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the card {path} ({type(error).__name__}); give a Markdown file") from None
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:

@@ -22,14 +22,15 @@ from rsp_robot.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 IMAGE_SIZE = 64
 SLOPE = 0.2
 """Of the leaky rectifiers."""
-ARCHITECTURES = ("dcgan", "vgg")
+Architecture = Literal["dcgan", "vgg"]
+ARCHITECTURES: tuple[Architecture, ...] = ("dcgan", "vgg")
 
 
 @dataclass(frozen=True)
 class Conv64Config:
     """Sizes of a convolutional frame encoder."""
 
-    architecture: Literal["dcgan", "vgg"] = "dcgan"
+    architecture: Architecture = "dcgan"
     """dcgan: four strided convolutions; vgg: ten of 3 x 3 with pooling between."""
     channels: int = 3
     """Colours of a picture; 1 looks at the mean of red, green and blue."""

@@ -30,6 +30,7 @@ TOY = [
     "--rsp.decoder-width", "32", "--rsp.decoder-depth", "1", "--rsp.decoder-heads", "2",
     "--rsp.groups", "4", "--rsp.classes", "4",
 ]  # fmt: skip
+ARMS = ("rsp", "boxed", "random", "blind")
 LIMIT_S = 300  # for one run, which takes about half a minute on two cores
 
 
@@ -67,7 +68,7 @@ def test_every_file_is_there(undisturbed: tuple[Path, str]) -> None:
     files = ["config.yaml", "versions.json", "demonstrations.hdf5", "evaluation.jsonl", "results.json", "report.html"]
     files += [f"pretrain/{name}" for name in ("config.yaml", "metrics.jsonl")]
     files += [f"pretrain/media/imagined.{suffix}" for suffix in ("png", "json", "mp4")]
-    for folder in ("pretrain/encoder", "encoders/random", "bc-rsp/policy", "bc-random/policy", "bc-blind/policy"):
+    for folder in ("pretrain/encoder", "encoders/random", *(f"bc-{arm}/policy" for arm in ARMS)):
         files += [f"{folder}/config.json", f"{folder}/model.safetensors"]
     assert [name for name in files if not (out / name).is_file()] == []
     assert any((out / "pretrain" / "checkpoints").glob("step-*.pt"))
@@ -85,9 +86,11 @@ def test_what_was_trained_fits_together(undisturbed: tuple[Path, str]) -> None:
     assert trained.backbone.config == random.backbone.config, "only the weights differ"
     assert (trained.pooling, trained.preprocessing) == (random.pooling, random.preprocessing)
     assert trained.fingerprint != random.fingerprint
-    seen = {arm: load_policy(out / f"bc-{arm}").cameras for arm in ("rsp", "random", "blind")}
-    assert seen == {"rsp": ("closer",), "random": ("closer",), "blind": ()}
-    for arm, encoder in (("rsp", trained), ("random", random)):
+    seen = {arm: load_policy(out / f"bc-{arm}").cameras for arm in ARMS}
+    assert seen == {"rsp": ("closer",), "boxed": ("closer",), "random": ("closer",), "blind": ()}
+    boxed = FrozenEncoder.load("rsp-robot/small")
+    assert boxed.image_size != 32, "it is not of the size that was asked for"
+    for arm, encoder in (("rsp", trained), ("boxed", boxed), ("random", random)):
         policy = read_json(out / f"bc-{arm}" / "policy" / "config.json")
         assert policy["encoder"]["fingerprint"] == encoder.fingerprint
     assert read_json(out / "bc-blind" / "policy" / "config.json")["encoder"] is None
@@ -96,9 +99,9 @@ def test_what_was_trained_fits_together(undisturbed: tuple[Path, str]) -> None:
 def test_rows_are_paired_held_out_and_complete(undisturbed: tuple[Path, str]) -> None:
     out, _ = undisturbed
     results = load_results(out)
-    assert [arm.name for arm in results.arms] == ["rsp", "random", "blind"]
+    assert tuple(arm.name for arm in results.arms) == ARMS
     assert [(row["policy"], row["episode"], row["seed"]) for row in results.rows] == [
-        (arm, episode, 100_000 + episode) for arm in ("rsp", "random", "blind") for episode in range(EPISODES)
+        (arm, episode, 100_000 + episode) for arm in ARMS for episode in range(EPISODES)
     ]
     assert all(row["task"] == TASK and row["error"] is None for row in results.rows)
     assert all(0 < row["length"] <= 80 for row in results.rows)
@@ -107,7 +110,7 @@ def test_rows_are_paired_held_out_and_complete(undisturbed: tuple[Path, str]) ->
     assert starts[0] != starts[1]
     for episode in range(EPISODES):
         returns = [row["return"] for row in results.rows if row["episode"] == episode]
-        assert len(set(returns)) == 3, "the three policies act differently"
+        assert len(set(returns)) == len(ARMS), "the policies act differently"
     assert results.versions["mujoco"] and results.config["quickstart"]["steps"] == STEPS
     assert results.command.startswith("rsp-robot quickstart --out")
 
@@ -130,7 +133,7 @@ def test_a_finished_quickstart_does_nothing_twice(
 ) -> None:
     out, _ = undisturbed
     names = ("demonstrations.hdf5", "pretrain/encoder/config.json", "pretrain/media/imagined.png",
-             "encoders/random/config.json", "bc-rsp/policy/config.json")  # fmt: skip
+             "encoders/random/config.json", "bc-rsp/policy/config.json", "bc-boxed/policy/config.json")  # fmt: skip
     before = {name: (out / name).stat().st_mtime_ns for name in names}
     expected = rows(out)
     monkeypatch.setattr(module, "record_videos", lambda *arguments, **options: {})  # films are made anew: seconds
@@ -164,7 +167,7 @@ def test_killed_while_pretraining_it_ends_with_the_same_rows(undisturbed: tuple[
         for row in (*metrics[0], *metrics[1]):
             row.pop(name)
     assert metrics[0] == metrics[1]
-    for name in ("pretrain/encoder", "bc-rsp/policy", "bc-random/policy", "bc-blind/policy"):
+    for name in ("pretrain/encoder", *(f"bc-{arm}/policy" for arm in ARMS)):
         weights = [(folder / name / "model.safetensors").read_bytes() for folder in (out, undisturbed[0])]
         assert weights[0] == weights[1], name
 

@@ -43,6 +43,28 @@ def test_the_usual_format_is_a_folder_of_ours(tmp_path: Path) -> None:
     assert sizes[1] < 0.55 * sizes[0]
 
 
+@pytest.mark.parametrize("form", ["folder", "timm"])
+def test_a_card_puts_own_words_into_the_readme(tmp_path: Path, form: str) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: mit\n---\n## Data\n\nA drawer.\n\n## Licence\n\nMIT.\n", encoding="utf-8")
+    export(parse("--encoder", SPEC, "--out", str(tmp_path / "out"), "--format", form, "--card", str(card)))
+    shown = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "license: mit\n" in shown and "## Data\n\nA drawer.\n\n## Licence\n\nMIT.\n\n## Limits" in shown
+    assert FrozenEncoder.load(SPEC).fingerprint in shown and "Not stated" not in shown
+
+
+def test_a_card_that_cannot_be_read_is_told_before_there_is_a_folder(tmp_path: Path) -> None:
+    options = ["--encoder", SPEC, "--out", str(tmp_path / "out"), "--card"]
+    with pytest.raises(
+        UserError, match=r"cannot read the card .*absent.md \(FileNotFoundError\); give a Markdown file"
+    ):
+        export(parse(*options, str(tmp_path / "absent.md")))
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n", encoding="utf-8")
+    with pytest.raises(UserError, match="the header of the card does not end"):
+        export(parse(*options, str(tmp_path / "card.md")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_program_is_compared_with_the_encoder_and_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--encoder", SPEC, "--out", str(tmp_path / "out"), "--format", "onnx"]
     export(parse(*options, "--pooling", "grid2", "--frame-size", "40x48"))

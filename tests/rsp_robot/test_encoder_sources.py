@@ -19,7 +19,9 @@ def frames(count: int = 3, size: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-@pytest.fixture(params=["folder", "random:vit-nano/8@16", "random:test_resnet@64", "random:test_vit2@32"])
+@pytest.fixture(
+    params=["folder", "random:vit-nano/8@16", "random:conv64-dcgan", "random:test_resnet@64", "random:test_vit2@32"]
+)
 def spec(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(FrozenEncoder.random(TINY).save(tmp_path / "encoder"))

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
 import yaml
 
 from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.encoder import FrozenEncoder
-from rsp_robot.model_card import model_card
+from rsp_robot.errors import UserError
+from rsp_robot.model_card import model_card, with_own_words
 
 SMALL = ViTConfig(image_size=32, patch_size=8, width=48, depth=2, heads=3)
 
@@ -49,3 +54,86 @@ def test_an_encoder_of_unknown_origin_has_a_card() -> None:
     encoder = FrozenEncoder.random(SMALL)
     encoder.provenance.clear()
     assert "## Where it comes from\n\nNot recorded.\n" in model_card(encoder)
+
+
+OWN = """---
+license: mit
+tags: [drawers]
+---
+# Drawers
+
+Made for drawers.
+
+## Data
+
+Two hundred demonstrations:
+
+```
+## not a heading
+rsp-robot collect
+```
+
+## License
+
+MIT.
+
+## Where it comes from
+
+A lie.
+
+## Results
+
+It helps.
+"""
+
+
+def headings(card: str) -> list[str]:
+    return re.findall(r"^## (.*)$", card, re.MULTILINE)
+
+
+def header(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_own_words_replace_sections_and_come_before_the_licence() -> None:
+    generated = model_card(FrozenEncoder.random(SMALL, seed=7))
+    card = with_own_words(generated, OWN)
+    assert header(card) == {**header(generated), "license": "mit", "tags": ["drawers"]}
+    assert card.split("---\n", 2)[2].startswith(
+        "\n# Drawers\n\nMade for drawers.\n\n## How to load it\n\nWith rsp-robot:"
+    )
+    assert headings(card) == [
+        "How to load it", "What it is", "Where it comes from", "Data", "not a heading", "Results", "Licence", "Limits"
+    ]  # fmt: skip
+    assert "## Licence\n\nMIT.\n\n## Limits\n\n- It was made" in card and "Not stated" not in card
+    assert '"seed": 7' in card and "A lie" not in card, "facts are the encoder's"
+    assert "```\n## not a heading\nrsp-robot collect\n```\n\n## Results\n\nIt helps.\n\n## Licence" in card
+
+
+def test_a_card_serves_as_own_words_of_the_next_encoder() -> None:
+    first, second = (FrozenEncoder.random(SMALL, seed=seed) for seed in (1, 2))
+    made = with_own_words(model_card(first), OWN)
+    assert with_own_words(model_card(first), made) == made
+    again = with_own_words(model_card(second), made)
+    assert second.fingerprint in again and first.fingerprint not in again and "It helps." in again
+
+
+def test_without_a_header_and_a_title_the_card_keeps_its_own() -> None:
+    generated = model_card(FrozenEncoder.random(SMALL))
+    card = with_own_words(generated, "## Limits\n\nNone known.\n")
+    assert header(card) == header(generated) and "# A frozen visual encoder for robot learning" in card
+    assert card.endswith("## Limits\n\nNone known.\n") and "Channels are RGB" not in card
+    assert with_own_words(generated, "") == generated
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("---\nlicense: mit\n## Data\n", "does not end; close it with a line of ---"),
+        ("---\n- mit\n---\n", "is no YAML of names and values"),
+        ("---\na: [\n---\n", "is no YAML of names and values"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_a_user_error(own: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        with_own_words(model_card(FrozenEncoder.random(SMALL)), own)
