@@ -355,7 +355,8 @@ def test_pictures_of_another_size_than_the_backbones_are_refused(folder: Path) -
 @pytest.mark.parametrize("name", ["absent", "empty"])
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
-    message = rf"no encoder in .*{name}; give an encoder folder, a run folder, a checkpoint \(.*\), or rsp-robot/small, random:<arch"
+    kinds = r"an encoder folder, a run folder, a checkpoint \(.*\), or rsp-robot/small, random:<arch"
+    message = rf"no encoder in .*{name}; give {kinds}"
     with pytest.raises(UserError, match=message):
         FrozenEncoder.load(tmp_path / name)
 
