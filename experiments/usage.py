@@ -38,7 +38,10 @@ def parse_options(
     try:
         with redirect_stderr(said):
             start = {} if default is None else {"default": default}
-            return tyro.cli(config, args=list(options), prog=prog, description=description, **start)
+            try:
+                return tyro.cli(config, args=list(options), prog=prog, description=description, **start)
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe is caught; at the exit it would be an error
     except BrokenPipeError:  # who read the help has seen enough: rsp-robot bc --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

@@ -82,10 +82,12 @@ def test_picture_film_and_their_description_of_a_real_run(config: PretrainConfig
 def test_the_seed_decides_picture_and_film(make_run: MakeRun, tmp_path: Path) -> None:
     run, names = make_run(), {"a.png": 0, "b.png": 0, "c.png": 1}
     made = [imagine(ImagineConfig(run, tmp_path / name, rows=2, seed=seed)) for name, seed in names.items()]
-    for suffix in (".png", ".mp4"):
-        first, again, other = (path.with_suffix(suffix).read_bytes() for path in made)
-        assert first == again
-        assert first != other
+    pictures = [np.asarray(Image.open(path)).astype(int) for path in made]
+    films = [film_of(path.with_suffix(".mp4")).astype(int) for path in made]
+    for first, again, other in (pictures, films):
+        # Sums in another order may round a grey level the other way, which a codec spreads.
+        assert np.abs(first - again).mean() < 0.01
+        assert first.shape != other.shape or np.abs(first - other).mean() > 0.2
 
 
 def test_in_the_film_time_runs_and_the_samples_are_those_of_the_picture(
