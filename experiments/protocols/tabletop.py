@@ -14,8 +14,11 @@ Score:     the last checkpoint, as declared.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rsp_robot.experiments.corpora.tabletop import HELD_OUT
-from rsp_robot.experiments.protocols.protocol import Protocol, ProtocolTask
+from rsp_robot.experiments.protocols import honest
+from rsp_robot.experiments.protocols.protocol import ProtocolTask
 
 DISCRIMINATING = {
     "metaworld/push-v3": ("closer", 150),
@@ -29,20 +32,14 @@ DISCRIMINATING = {
 OTHERS = {task: ("close", 200) for task in HELD_OUT if task.startswith("metaworld/") and task not in DISCRIMINATING}
 ROBOSUITE = {"robosuite/Lift": ("agentview", 150), "robosuite/Stack": ("agentview", 150)}
 
-PROTOCOL = Protocol(
+PROTOCOL = replace(
+    honest.PROTOCOL,
     name="tabletop",
     tasks=tuple(
         ProtocolTask(task, horizon=horizon, cameras=(camera,))
         for task, (camera, horizon) in (DISCRIMINATING | OTHERS | ROBOSUITE).items()
     ),
     cameras=(),
-    image_size=96,
-    demonstrations=100,
-    episodes=50,
-    seeds=(0, 1, 2),
-    score="once",
-    headline="last",
-    steps=2000,
     pooling="grid2",
     against=("random", "mae"),
     encoders=("small=rsp-robot/small", "random=random:vit-nano/16@96", "scratch", "blind=none", "state"),
