@@ -15,6 +15,7 @@ import tyro
 from rsp_robot.errors import UserError, unknown_name
 from rsp_robot.experiments.compare import compare
 from rsp_robot.experiments.compare_files import Run, read_arms
+from rsp_robot.experiments.compare_markdown import to_markdown
 from rsp_robot.experiments.compare_output import print_comparison, to_csv, to_json, to_latex
 from rsp_robot.files import write_json, write_text
 
@@ -39,6 +40,10 @@ class CompareCommand:
     """Write them beside --out as .csv too."""
     latex: bool = False
     """Write the table of success rates beside --out as .tex too."""
+    markdown: bool = False
+    """Write the tables of success rates and differences beside --out as .md too."""
+    picture: bool = False
+    """Draw the success rates beside --out as .png too."""
     difference: float = 0.1
     """Difference of success rates for which to say how many more episodes would be needed, in (0, 1]."""
     allow_mismatch: bool = False
@@ -55,8 +60,10 @@ def run_compare(command: CompareCommand) -> Path | int:
         raise UserError("nothing to compare; give rows files, for example: rsp-robot compare runs/evaluation.jsonl")
     if not 0 < command.difference <= 1:
         raise UserError(f"--difference {command.difference} is no difference of success rates; choose one up to 1")
-    if (command.csv or command.latex) and command.out is None:
-        raise UserError("--csv and --latex write beside --out; give it, for example --out runs/table.json")
+    if command.out is None and (command.csv or command.latex or command.markdown or command.picture):
+        raise UserError(
+            "--csv, --latex, --markdown and --picture write beside --out; give it, for example --out runs/table.json"
+        )
     out = command.out
     if out is not None and out.suffix != ".json":
         raise UserError(f"--out {out} is a JSON file; call it {out.with_suffix('.json')}")
@@ -77,6 +84,12 @@ def run_compare(command: CompareCommand) -> Path | int:
         write_text(out.with_suffix(".csv"), to_csv(table))
     if command.latex:
         write_text(out.with_suffix(".tex"), to_latex(table))
+    if command.markdown:
+        write_text(out.with_suffix(".md"), to_markdown(table))
+    if command.picture:
+        from rsp_robot.experiments.compare_picture import draw_comparison
+
+        draw_comparison(table, out.with_suffix(".png"))
     return out
 
 

@@ -394,10 +394,11 @@ def test_json_csv_and_latex_hold_the_same_numbers(tmp_path: Path) -> None:
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "rows.jsonl", {"a": draw(0.8), "b": draw(0.3)})
     out = tmp_path / "tables" / "table.json"
-    assert cli.main(["compare", file, "--out", str(out), "--csv", "--latex"]) == 0
+    options = ["--csv", "--latex", "--markdown", "--picture"]
+    assert cli.main(["compare", file, "--out", str(out), *options]) == 0
     shown = capsys.readouterr().out
     assert "Paired differences" in shown and shown.rstrip().endswith(str(out))
-    assert sorted(path.suffix for path in out.parent.iterdir()) == [".csv", ".json", ".tex"]
+    assert sorted(path.suffix for path in out.parent.iterdir()) == [".csv", ".json", ".md", ".png", ".tex"]
     assert json.loads(out.read_text())["pairs"][0]["established"] is True
 
 
@@ -434,7 +435,8 @@ def test_compressed_rows_are_read_with_the_plan_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        (["--csv"], "--csv and --latex write beside --out"),
+        (["--csv"], "--markdown and --picture write beside --out"),
+        (["--picture"], "--markdown and --picture write beside --out"),
         (["--out", "table.csv"], "call it table.json"),
         (["--difference", "10"], "--difference 10"),
     ],
