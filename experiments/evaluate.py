@@ -19,7 +19,7 @@ from rsp_robot.experiments.evaluation_plan import agree_on_plan, make_plan, plan
 from rsp_robot.experiments.roles import Pictures, Role, cast_roles
 from rsp_robot.experiments.rows import Key, Row, StartStates, in_order, key_of, make_row, read_rows, write_rows
 from rsp_robot.experiments.simulation_worker import MAX_ENVIRONMENTS, Episode
-from rsp_robot.experiments.workers import play_episodes
+from rsp_robot.experiments.workers import Processes, play_episodes
 from rsp_robot.files import append_jsonl
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.file_lock import try_lock
@@ -81,7 +81,9 @@ def worker_count(config: EvaluateConfig) -> int:
     return config.workers or available_cores() + 3
 
 
-def evaluate(policies: Mapping[str, AnyPolicy], config: EvaluateConfig) -> list[Row]:
+def evaluate(
+    policies: Mapping[str, AnyPolicy], config: EvaluateConfig, processes: Processes | None = None
+) -> list[Row]:
     """Play ``config.episodes`` episodes of each task with each policy and return one row per policy, task and episode.
 
     The plan is fixed beforehand: episode e starts from seed + e for every policy, and nothing depends on how long other
@@ -92,6 +94,8 @@ def evaluate(policies: Mapping[str, AnyPolicy], config: EvaluateConfig) -> list[
     Args:
         policies: by the name that their rows get; each a policy, or a mapping with one per task.
         config: the episodes.
+        processes: simulation processes of the evaluation before, for one evaluation after another; by default they are
+            started and ended here.
 
     Returns:
         rows ``{"policy", "task", "episode", "seed", "initial_state", "success_once", "success_at_end", "first_success",
@@ -115,12 +119,17 @@ def evaluate(policies: Mapping[str, AnyPolicy], config: EvaluateConfig) -> list[
             print(remark, file=sys.stderr)
         if remarks:
             write_rows(config.out, there.values())
-        rows = there | _play(roles, config, there)
+        rows = there | _play(roles, config, there, processes)
         write_rows(config.out, in_order(rows.values(), list(plan["policies"]), list(plan["tasks"])))
     return [rows[name, task, number] for name, task in roles for number in range(config.episodes)]
 
 
-def _play(roles: Mapping[tuple[str, str], Role], config: EvaluateConfig, there: Mapping[Key, Row]) -> dict[Key, Row]:
+def _play(
+    roles: Mapping[tuple[str, str], Role],
+    config: EvaluateConfig,
+    there: Mapping[Key, Row],
+    processes: Processes | None,
+) -> dict[Key, Row]:
     """Play and append what is not there yet, or is there as an error; return the rows of what was played."""
     done = {key: row for key, row in there.items() if not row["error"]}
     states = StartStates(done.values())
@@ -136,6 +145,7 @@ def _play(roles: Mapping[tuple[str, str], Role], config: EvaluateConfig, there: 
         worker_count(config),
         config.step_timeout_s,
         config.attempts,
+        processes,
     )
     begun = len(wanted) - len(missing)
     with (

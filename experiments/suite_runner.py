@@ -63,22 +63,24 @@ class Queue:
 
 
 def run_here(place: Place, plan: SuitePlan, jobs: Sequence[Job]) -> Iterator[Ended]:
-    """Run jobs one after the other in this process; yield each as it ends."""
+    """Run jobs one after the other in this process, with the same simulation processes; yield each as it ends."""
     from rsp_robot.experiments.suite_work import run_job
+    from rsp_robot.experiments.workers import Processes
 
     queue = Queue(list(jobs))
-    while (job := queue.ready()) is not None:
-        ended = queue.hopeless(job)
-        if ended is None:
-            began = time.monotonic()
-            error = ""
-            try:
-                run_job(place, plan, job)
-            except UserError as mistake:
-                error = str(mistake)
-            ended = Ended(job, time.monotonic() - began, error)
-        queue.ended(ended)
-        yield ended
+    with Processes() as processes:
+        while (job := queue.ready()) is not None:
+            ended = queue.hopeless(job)
+            if ended is None:
+                began = time.monotonic()
+                error = ""
+                try:
+                    run_job(place, plan, job, processes)
+                except UserError as mistake:
+                    error = str(mistake)
+                ended = Ended(job, time.monotonic() - began, error)
+            queue.ended(ended)
+            yield ended
 
 
 class Runner:

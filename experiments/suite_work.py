@@ -22,6 +22,7 @@ from rsp_robot.experiments.rows import Row
 from rsp_robot.experiments.simulation_worker import die_with
 from rsp_robot.experiments.suite_jobs import EYELESS, PRETRAIN, Encoder, Job, Place, SuitePlan, read_plan
 from rsp_robot.experiments.suite_pretraining import is_pretrained, pretrain_encoder, pretraining_fingerprint
+from rsp_robot.experiments.workers import Processes
 from rsp_robot.files import read_json, write_json
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.bc_config import BCConfig
@@ -34,8 +35,10 @@ LAST = "last"
 """What the rows of a job call the declared checkpoint."""
 
 
-def run_job(place: Place, plan: SuitePlan, job: Job) -> None:
+def run_job(place: Place, plan: SuitePlan, job: Job, processes: Processes | None = None) -> None:
     """Do a job; one that is done already costs nothing.
+
+    ``processes`` are simulation processes that jobs of this process share.
 
     Raises:
         UserError: a setting is wrong, or what is there was made with other settings.
@@ -50,7 +53,7 @@ def run_job(place: Place, plan: SuitePlan, job: Job) -> None:
         work = place.work(job)
         with lock(work / ".lock", exclusive=True, say=f"{job.key}: another process is at it; waiting"):
             if not is_done(place, plan, job):
-                _train_and_evaluate(place, plan, job)
+                _train_and_evaluate(place, plan, job, processes)
 
 
 def is_done(place: Place, plan: SuitePlan, job: Job) -> bool:
@@ -236,7 +239,7 @@ def cloning_of(protocol: Protocol, spec: str, task: str, rows: int, seed: int, d
     )
 
 
-def _train_and_evaluate(place: Place, plan: SuitePlan, job: Job) -> None:
+def _train_and_evaluate(place: Place, plan: SuitePlan, job: Job, processes: Processes | None) -> None:
     from rsp_robot.policies.behaviour_cloning import load_policy, train_bc
     from rsp_robot.policies.embeddings import content_hash
 
@@ -265,6 +268,7 @@ def _train_and_evaluate(place: Place, plan: SuitePlan, job: Job) -> None:
             workers=plan.workers,
             protocol=protocol.label,
         ),
+        processes,
     )
     curve = learning_curve(played, protocol, config.steps)
     write_json(

@@ -92,6 +92,44 @@ class Worker:
         self._stderr.close()
 
 
+class Processes:
+    """Simulation processes that have nothing to do, for the next evaluation; a ``with`` block ends them.
+
+    Starting one takes a second or more of a core, and each keeps the environments that it has made.
+    """
+
+    def __init__(self) -> None:
+        self.idle: list[Worker] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self) -> Worker | None:
+        """Return one that is alive, None if there is none; what died while it waited is no episode's fault."""
+        while self.idle:
+            worker = self.idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            _end([worker])
+        return None
+
+    def close(self) -> None:
+        """End them."""
+        _end(self.idle)
+
+
+def _end(workers: list[Worker]) -> None:
+    """End processes side by side, and forget them."""
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.join()
+    workers.clear()
+
+
 class Troupe:
     """Plays episodes with a few simulation processes; see :func:`play_episodes`."""
 
@@ -101,8 +139,9 @@ class Troupe:
         size: int,
         step_timeout_s: float,
         attempts: int,
+        kept: Processes | None = None,
     ) -> None:
-        self.policies, self.size = policies, size
+        self.policies, self.size, self.kept = policies, size, kept
         self.step_timeout_s, self.attempts = step_timeout_s, attempts
         self.workers: list[Worker] = []
         self.pending: deque[Episode] = deque()
@@ -122,12 +161,11 @@ class Troupe:
                 yield self.ended.popleft()
 
     def close(self) -> None:
-        """End all processes."""
-        for worker in self.workers:
-            worker.stop()
-        for worker in self.workers:
-            worker.join()
-        self.workers.clear()
+        """End all processes; those that have nothing to do go to who keeps them."""
+        if self.kept is not None:
+            self.kept.idle += [worker for worker in self.workers if worker.episode is None]
+            self.workers = [worker for worker in self.workers if worker.episode]
+        _end(self.workers)
 
     def _hand_out(self) -> None:
         """Give waiting episodes to idle processes; start a process where there may be more."""
@@ -136,14 +174,20 @@ class Troupe:
             if worker is None:
                 if len(self.workers) >= self.size:
                     return
-                worker = Worker()
-                self.workers.append(worker)
+                worker = self._engage()
             self.pending.remove(episode)
             worker.episode = episode
             worker.expect_answer(max(START_TIMEOUT_S, self.step_timeout_s))
             self._policy(episode).reset([episode.seed])
             if not worker.send(episode):
                 self._lose(worker, worker.reason())
+
+    def _engage(self) -> Worker:
+        """Take a process that is kept, or start one."""
+        worker = self.kept.take() if self.kept else None
+        self._any_ready = self._any_ready or worker is not None
+        self.workers.append(worker or Worker())
+        return self.workers[-1]
 
     def _next_episode(self) -> Episode | None:
         """Return the first waiting episode whose seed its policy is not playing: the seed is what it remembers it by.
@@ -251,6 +295,7 @@ def play_episodes(
     workers: int,
     step_timeout_s: float = 60.0,
     attempts: int = 3,
+    kept: Processes | None = None,
 ) -> Generator[tuple[Episode, Outcome | str], None, None]:
     """Play episodes of several policies with one set of simulation processes.
 
@@ -264,6 +309,7 @@ def play_episodes(
         workers: simulation processes, at least 1.
         step_timeout_s: how long a step may take.
         attempts: how often an episode is tried.
+        kept: take processes from here, and leave them here afterwards; by default they are started and ended.
 
     Yields:
         ``(episode, outcome)`` as episodes end, in any order; for an episode given up, the reason in place of the
@@ -272,7 +318,7 @@ def play_episodes(
     Raises:
         UserError: one raised in a simulation process (an unknown task or camera), or no process starts.
     """
-    troupe = Troupe(policies, min(workers, max(1, len(episodes))), step_timeout_s, attempts)
+    troupe = Troupe(policies, min(workers, max(1, len(episodes))), step_timeout_s, attempts, kept)
     try:
         yield from troupe.play(episodes)
     finally:

@@ -17,7 +17,7 @@ import pytest
 
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import cli
+from rsp_robot.experiments import cli, workers
 from rsp_robot.experiments.compare import compare
 from rsp_robot.experiments.compare_files import read_arms
 from rsp_robot.experiments.protocols import find_protocol
@@ -186,6 +186,23 @@ def test_its_rows_are_read_by_compare(material: Any, tmp_path: Path) -> None:
     assert cli.main(["compare", str(tmp_path / "suite")]) == 0
     assert cli.main(["report", str(tmp_path / "suite")]) == 0
     assert (tmp_path / "suite" / "report.html").is_file()
+
+
+def test_jobs_of_one_process_share_the_simulation_processes(
+    material: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[workers.Worker] = []
+    start = workers.Worker.__init__
+
+    def noted(worker: workers.Worker) -> None:
+        started.append(worker)
+        start(worker)
+
+    monkeypatch.setattr(workers.Worker, "__init__", noted)
+    protocol = replace(material.PROTOCOL, epochs=1, evaluate_every=0, headline="last")
+    run_protocol(protocol, material.command(tmp_path, "oracle=state", "none"))
+    assert len(scores(tmp_path / "suite")) == 4
+    assert len(started) == 1 and started[0].process.returncode == 0
 
 
 def test_a_protocol_may_name_whom_all_are_compared_with(material: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import workers
 from rsp_robot.experiments.simulation_worker import Episode, Outcome, Scene
-from rsp_robot.experiments.workers import Worker, play_episodes
+from rsp_robot.experiments.workers import Processes, Worker, play_episodes
 
 
 def episodes(task: str, count: int, policy: str = "blind", cameras: tuple[str, ...] = ()) -> list[Episode]:
@@ -148,6 +148,36 @@ def test_no_process_is_left_behind(toy_suite, blind):
         assert worker.process.returncode is not None
         with pytest.raises(ProcessLookupError):
             os.kill(worker.process.pid, 0)
+
+
+def test_processes_that_are_kept_play_the_next_episodes_too(toy_suite, blind):
+    alone = play(blind, "reach", 5)
+    with Processes() as kept:
+        assert play(blind, "leave", 4, kept=kept).keys() == {0, 1, 2, 3}
+        first = [worker.process for worker in kept.idle]
+        again = play(blind, "reach", 5, kept=kept)
+        assert {worker.process for worker in kept.idle} == set(first) and len(first) == 2
+        assert [again[i].total_return for i in range(5)] == [alone[i].total_return for i in range(5)]
+    assert kept.idle == [] and all(process.returncode is not None for process in first)
+
+
+def test_a_kept_process_that_died_meanwhile_is_replaced(toy_suite, blind):
+    with Processes() as kept:
+        play(blind, "reach", 4, kept=kept)
+        for worker in kept.idle:
+            worker.process.kill()
+            worker.process.wait()
+        outcomes = play(blind, "reach", 4, kept=kept, attempts=2)
+        assert all(isinstance(outcome, Outcome) for outcome in outcomes.values())
+        assert all(worker.process.poll() is None for worker in kept.idle)
+
+
+def test_a_process_amid_an_episode_is_not_kept(toy_suite, blind):
+    with Processes() as kept:
+        stream = play_episodes({("blind", "toy/reach"): blind}, episodes("reach", 6), 2, kept=kept)
+        next(stream)
+        stream.close()
+        assert all(worker.episode is None for worker in kept.idle) and len(kept.idle) <= 1
 
 
 def test_several_policies_and_tasks_share_the_processes(toy_suite, blind, seeing):
