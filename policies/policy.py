@@ -93,14 +93,12 @@ def save_policy_folder(
         config: plain values, with ``"kind"`` one of :data:`KINDS` or of the entry-point group.
         tensors: named tensors; stored on the CPU.
     """
-    from safetensors.torch import save_file
+    from rsp_robot.tensor_files import write_tensors
 
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            temporary / "model.safetensors",
-        )
+        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_tensors(temporary / "model.safetensors", stored)
         fingerprint = policy_fingerprint(config, tensors)
         write_json(temporary / "config.json", {"format": FORMAT, **config, "fingerprint": fingerprint})
     return Path(folder)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from rsp_robot.backbones.base import Backbone
@@ -35,6 +35,7 @@ from rsp_robot.model_card import write_card
 from rsp_robot.pooling import default_pooling, pool, pooled_shape
 from rsp_robot.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from rsp_robot.sources import find, random_vit
+from rsp_robot.tensor_files import write_tensors
 
 FORMAT = 1
 GOLDEN_TOLERANCE = 1e-2
@@ -236,7 +237,7 @@ class FrozenEncoder(nn.Module):
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             weights = {name: tensor.cpu().contiguous() for name, tensor in self.backbone.state_dict().items()}
-            save_file(weights, temporary / "model.safetensors")
+            write_tensors(temporary / "model.safetensors", weights)
             (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         return Path(folder)
 

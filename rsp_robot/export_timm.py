@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from rsp_robot.backbones.timm_models import TimmBackbone
 from rsp_robot.backbones.vit import VARIANTS, VisionTransformer, ViTConfig
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.export_order import Order
 from rsp_robot.model_card import write_card
+from rsp_robot.tensor_files import write_tensors
 
 _LOAD_TIMM = """Run these lines in this folder. With timm 1.0.16 or newer:
 
@@ -67,7 +66,7 @@ def write_timm(order: Order, folder: Path) -> None:
         mean=encoder.preprocessing.mean,
         std=encoder.preprocessing.std,
     )
-    save_file(weights, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", weights)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_card(encoder, folder, loading, weights=order.stored_as)
 

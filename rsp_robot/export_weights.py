@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rsp_robot.backbones.vit import VisionTransformer
 from rsp_robot.export_order import Order
 from rsp_robot.model_card import write_card
+from rsp_robot.tensor_files import write_tensors
 
 _LOAD_PUBLISHED = """Tensors under the names of the published RSP and MAE checkpoints, the number of heads beside them:
 
@@ -29,7 +30,7 @@ def write_folder(order: Order, folder: Path) -> None:
     order.encoder.save(folder)
     if order.half:
         stored = load_file(folder / "model.safetensors")
-        save_file({name: order.cast(tensor) for name, tensor in stored.items()}, folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", {name: order.cast(tensor) for name, tensor in stored.items()})
     write_card(order.encoder, folder, weights=order.stored_as)
 
 

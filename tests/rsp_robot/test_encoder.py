@@ -218,7 +218,7 @@ def test_saving_again_replaces_the_folder_and_a_failure_keeps_it(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("rsp_robot.encoder.save_file", full)
+    monkeypatch.setattr("rsp_robot.encoder.write_tensors", full)
     with pytest.raises(OSError, match="no space"):
         encoder.save(folder)
     assert FrozenEncoder.load(folder).fingerprint == other.fingerprint
