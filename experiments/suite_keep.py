@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,19 @@ def keep_suite(folder: Path, out: Path) -> Path:
 
 
 def without_places(value: Any) -> Any:
-    """Return plain values with absolute paths shortened to their last part.
+    """Return plain values with absolute paths shortened to their last part, in commands too.
 
     >>> without_places({"spec": "/home/me/runs/rsp", "tasks": ["metaworld/push-v3"]})
     {'spec': 'rsp', 'tasks': ['metaworld/push-v3']}
+    >>> without_places("rsp-robot suite run honest --encoder rsp=/home/me/rsp --out /home/me/suite")
+    'rsp-robot suite run honest --encoder rsp=rsp --out suite'
     """
     if isinstance(value, dict):
         return {key: without_places(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_places(item) for item in value]
+    if isinstance(value, str) and value.startswith("rsp-robot "):
+        return re.sub(r"(?<=[\s=,])/(?:[^\s/,]+/)*(?=[^\s/,])", "", value)
     if isinstance(value, str) and value.startswith("/") and "\n" not in value and " " not in value:
         return Path(value).name
     return value

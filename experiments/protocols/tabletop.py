@@ -6,8 +6,9 @@ Hardware:  2 CPU cores.
 Hours:     docs/tabletop.md.
 Expected:  docs/results.md, "An encoder in the box".
 
-Tasks:     the six of Meta-World on which weights drawn at random leave most room above them; two of them, and five
-           more, are held out of the corpus of the same name (experiments/corpora/tabletop.py).
+Tasks:     the six of Meta-World on which weights drawn at random left most room above them with a class token (how much
+           with this pooling: docs/results.md); two of them, and four more, are held out of the corpus of the same name
+           (experiments/corpora/tabletop.py).
 Pooling:   the means of the four quarters of the patches, which keep where things are (docs/results.md compares others).
 Score:     the last checkpoint, as declared.
 """

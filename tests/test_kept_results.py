@@ -1,0 +1,31 @@
+"""The tables in the documents are what the kept rows say, to the last digit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rsp_robot.encoder import FrozenEncoder
+from rsp_robot.experiments.compare import compare
+from rsp_robot.experiments.compare_files import read_arms
+from rsp_robot.experiments.compare_markdown import to_markdown
+from rsp_robot.files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "docs" / "results"
+TABLES = {"tabletop": ("random",)}
+"""Kept suites, and whom each encoder is compared with in docs/results.md."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_computed_from_its_rows(name: str) -> None:
+    table = compare(read_arms([str(KEPT / name)], None, []), against=TABLES[name])
+    shown = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for part in to_markdown(table).split("\n\n"):
+        assert part.strip() in shown, f"docs/results.md lacks\n{part}"
+
+
+def test_the_judged_encoder_is_the_one_in_the_box() -> None:
+    judged = read_json(KEPT / "tabletop" / "suite.json")["encoders"]["rsp"]
+    assert judged["fingerprint"] == FrozenEncoder.load("rsp-robot/small").fingerprint
