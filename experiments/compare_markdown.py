@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rsp_robot.experiments.aggregates import Statistic
 from rsp_robot.experiments.compare import ArmResult, Table
-from rsp_robot.experiments.compare_output import HEADINGS
+from rsp_robot.experiments.compare_output import HEADINGS, aggregate_text
 from rsp_robot.experiments.wording import p_number, percent, percent_interval, points, points_interval
 
 SHOWN: tuple[Statistic, ...] = ("mean", "iqm")
@@ -30,7 +30,7 @@ def success_lines(table: Table) -> Iterator[str]:
     yield _row(["policy", *map(_cell, short_names(table.tasks)), *(HEADINGS[name] for name in shown)])
     yield _rule(1, len(table.tasks) + len(shown))
     for arm in table.arms:
-        yield _row([_cell(arm.name), *_rates(arm), *(_aggregate(arm, name) for name in shown)])
+        yield _row([_cell(arm.name), *_rates(arm), *(aggregate_text(arm, name) for name in shown)])
 
 
 def difference_lines(table: Table) -> Iterator[str]:
@@ -55,11 +55,6 @@ def _rates(arm: ArmResult) -> list[str]:
     if arm.scores.size == 1:
         return [f"{percent(task.rate)} {percent_interval(task.interval)}" for task in arm.tasks]
     return [f"{100 * task.rate:.0f}" for task in arm.tasks]
-
-
-def _aggregate(arm: ArmResult, name: Statistic) -> str:
-    estimate = arm.aggregates[name]
-    return f"{percent(estimate.value)} {percent_interval(estimate.interval)}"
 
 
 def short_names(tasks: Sequence[str]) -> list[str]:

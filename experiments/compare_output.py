@@ -155,7 +155,7 @@ def _aggregate_table(table: Table) -> RichTable:
     title = f"Over {count} task{'s' if count > 1 else ''} and the training seeds"
     rich = _rich(title, ["policy", *(HEADINGS[name] for name in SHOWN)], 1)
     for arm in table.arms:
-        rich.add_row(escape(arm.name), *(_cell(arm, name) for name in SHOWN))
+        rich.add_row(escape(arm.name), *(aggregate_text(arm, name) for name in SHOWN))
     return rich
 
 
@@ -187,7 +187,8 @@ def _rich(title: str, headings: list[str], left: int) -> RichTable:
     return rich
 
 
-def _cell(arm: ArmResult, name: Statistic) -> str:
+def aggregate_text(arm: ArmResult, name: Statistic) -> str:
+    """An aggregate and its interval in per cent: ``62 % [48, 74]``."""
     estimate = arm.aggregates[name]
     return f"{percent(estimate.value)} {percent_interval(estimate.interval)}"
 

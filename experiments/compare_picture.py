@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rsp_robot.experiments.compare import Table
 from rsp_robot.experiments.compare_markdown import short_names
+from rsp_robot.experiments.compare_output import aggregate_text
 from rsp_robot.experiments.report.pretraining import GRID, INK, MUTED
-from rsp_robot.experiments.wording import percent, percent_interval
 from rsp_robot.files import atomic_path
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _draw_means(axes: Axes, table: Table) -> None:
         mean = arm.aggregates["mean"]
         axes.plot([mean.interval.low, mean.interval.high], [row, row], color=INK, linewidth=2, zorder=2)
         axes.plot(mean.value, row, marker="o", markersize=8, color=INK, zorder=3)
-        text = f"{percent(mean.value)} {percent_interval(mean.interval)}"
+        text = aggregate_text(arm, "mean")
         axes.text(1.03, row, text, transform=axes.get_yaxis_transform(), va="center", color=INK)
     axes.set_ylim(len(table.arms) - 0.5, -0.5)
     axes.set_xlim(0, 1)

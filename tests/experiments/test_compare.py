@@ -435,8 +435,8 @@ def test_compressed_rows_are_read_with_the_plan_beside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        (["--csv"], "--markdown and --picture write beside --out"),
-        (["--picture"], "--markdown and --picture write beside --out"),
+        (["--csv"], "--csv, --latex, --markdown and --picture write beside --out"),
+        (["--picture"], "--csv, --latex, --markdown and --picture write beside --out"),
         (["--out", "table.csv"], "call it table.json"),
         (["--difference", "10"], "--difference 10"),
     ],
