@@ -14,7 +14,7 @@ from rsp_robot.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "results"
-TABLES = {"tabletop": ("random", "mae")}
+TABLES = {"tabletop": ("random", "mae"), "tabletop-budget": ("0",)}
 """Kept suites, and whom each encoder is compared with in docs/results.md."""
 
 
