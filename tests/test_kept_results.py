@@ -26,6 +26,8 @@ def test_a_table_is_computed_from_its_rows(name: str) -> None:
         assert part.strip() in shown, f"docs/results.md lacks\n{part}"
 
 
-def test_the_judged_encoder_is_the_one_in_the_box() -> None:
-    judged = read_json(KEPT / "tabletop" / "suite.json")["encoders"]["rsp"]
-    assert judged["fingerprint"] == FrozenEncoder.load("rsp-robot/small").fingerprint
+@pytest.mark.parametrize("name", ["rsp", "mae", "siam-mae", "tobo"])
+def test_the_judged_encoders_are_those_in_the_box_and_in_the_repository(name: str) -> None:
+    judged = read_json(KEPT / "tabletop" / "suite.json")["encoders"][name]
+    kept = "rsp-robot/small" if name == "rsp" else str(KEPT / "encoders" / name)
+    assert judged["fingerprint"] == FrozenEncoder.load(kept).fingerprint
