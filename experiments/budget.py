@@ -80,7 +80,9 @@ def measure_budget(run: Path, protocol: Protocol, config: SuiteConfig, first_ste
         arms.append(f"{pretraining.samples_per_step * step}={folder}")
     summary = read_json(run_protocol(protocol, replace(config, encoder=tuple(arms), out=out / "suite")))
     budget = read_budget(summary["last_checkpoint"], steps, pretraining.samples_per_step, timed_rows(run))
-    title = f"{pretraining.objective.name.upper()}, {pretraining.arch}: {protocol.label}"
+    tasks = list(budget.points[0].tasks)
+    played = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+    title = f"{pretraining.objective.name.upper()}, {pretraining.arch}: {protocol.label}, {played}"
     write_json(out / "budget.json", to_plain(budget, summary, run))
     draw_budget(budget, title, out / "budget.png")
     print_budget(budget, title, protocol.quick)

@@ -68,7 +68,7 @@ def test_every_doubling_is_frozen_judged_and_drawn_once(
     assert "0 of 6 policies are there already" in capsys.readouterr().err
     result = measure_budget(run, protocol, config)
     said = capsys.readouterr()
-    assert "Success by pretraining: RSP, vit-pico: toy" in said.out
+    assert "Success by pretraining: RSP, vit-pico: toy, 2 tasks" in said.out
     assert "6 of 8 policies are there already" in said.err
     assert result == out / "budget.json"
 
