@@ -26,7 +26,7 @@ def test_a_table_is_computed_from_its_rows(name: str) -> None:
         assert part.strip() in shown, f"docs/results.md lacks\n{part}"
 
 
-@pytest.mark.parametrize("name", ["rsp", "mae", "siam-mae", "tobo"])
+@pytest.mark.parametrize("name", ["rsp", "mae", "siam-mae", "tobo", "vjepa"])
 def test_the_judged_encoders_are_those_in_the_box_and_in_the_repository(name: str) -> None:
     judged = read_json(KEPT / "tabletop" / "suite.json")["encoders"][name]
     kept = "rsp-robot/small" if name == "rsp" else str(KEPT / "encoders" / name)
