@@ -40,6 +40,14 @@ TABLES = {
         ("random", "mae"),
         tuple(f"*/{task}*" for task in HELD_OUT),
     ),
+    "ablation": Shown(
+        (
+            "grid2=tabletop:rsp",
+            *(f"{arm}=tabletop-ablation/{arm}:rsp" for arm in ("cls", "mean", "spatial-softmax", "history-3")),
+        ),
+        ("grid2",),
+        ("*/push*", "*/peg-insert-side*"),
+    ),
     "budget": Shown(("tabletop-budget",), ("0",)),
 }
 PRETRAINED = ("rsp", "mae", "siam-mae", "tobo", "vjepa")
