@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from rsp_robot.experiments.compare import Table, compare
 from rsp_robot.experiments.compare_files import read_arms
 from rsp_robot.experiments.compare_markdown import to_markdown
 from rsp_robot.experiments.compare_output import aggregate_text
+from rsp_robot.experiments.corpora.tabletop import HELD_OUT
 from rsp_robot.experiments.verbs.compare import on_tasks
 from rsp_robot.experiments.wording import points, points_interval
 from rsp_robot.files import read_json
@@ -26,29 +26,27 @@ class Shown(NamedTuple):
     """A table in docs/results.md."""
 
     arms: tuple[str, ...]
-    """What `rsp-robot compare` is given, in `docs/results`."""
+    """What `rsp-robot compare` is given."""
     against: tuple[str, ...]
     tasks: tuple[str, ...] = ()
 
 
-HELD_OUT = ("bin-picking", "hammer", "basketball", "box-close", "shelf-place", "Stack")
+SIX, OTHERS, ABLATION, BUDGET = (
+    f"{KEPT}/{name}" for name in ("tabletop", "tabletop-others", "tabletop-ablation", "tabletop-budget")
+)
 TABLES = {
-    "six tasks": Shown(("tabletop",), ("random", "mae")),
-    "the others": Shown(("tabletop-others",), ("random", "mae")),
-    "held out": Shown(
-        tuple(f"{arm}=tabletop,tabletop-others" for arm in ("rsp", "mae", "random")),
-        ("random", "mae"),
-        tuple(f"*/{task}*" for task in HELD_OUT),
-    ),
+    "six tasks": Shown((SIX,), ("random", "mae")),
+    "the others": Shown((OTHERS,), ("random", "mae")),
+    "held out": Shown(tuple(f"{arm}={SIX},{OTHERS}" for arm in ("rsp", "mae", "random")), ("random", "mae"), HELD_OUT),
     "ablation": Shown(
         (
-            "grid2=tabletop:rsp",
-            *(f"{arm}=tabletop-ablation/{arm}:rsp" for arm in ("cls", "mean", "spatial-softmax", "history-3")),
+            f"grid2={SIX}:rsp",
+            *(f"{arm}={ABLATION}/{arm}:rsp" for arm in ("cls", "mean", "spatial-softmax", "history-3")),
         ),
         ("grid2",),
-        ("*/push*", "*/peg-insert-side*"),
+        ("metaworld/push-v3", "metaworld/peg-insert-side-v3"),
     ),
-    "budget": Shown(("tabletop-budget",), ("0",)),
+    "budget": Shown((BUDGET,), ("0",)),
 }
 PRETRAINED = ("rsp", "mae", "siam-mae", "tobo", "vjepa")
 CARD = "rsp_robot/boxed/small/README.md"
@@ -57,8 +55,7 @@ CARD = "rsp_robot/boxed/small/README.md"
 @cache
 def table_of(name: str) -> Table:
     shown = TABLES[name]
-    words = [re.sub(r"(tabletop[a-z-]*)", rf"{KEPT}/\1", arm) for arm in shown.arms]
-    return compare(on_tasks(read_arms(words, None, []), shown.tasks), against=shown.against)
+    return compare(on_tasks(read_arms(shown.arms, None, []), shown.tasks), against=shown.against)
 
 
 def read(document: str) -> str:
@@ -99,7 +96,7 @@ def test_a_mean_in_the_card_is_computed_from_the_rows(name: str, policy: str) ->
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_the_judged_encoders_are_those_in_the_box_and_in_the_repository(name: str) -> None:
-    summaries = [read_json(KEPT / suite / "suite.json")["encoders"] for suite in ("tabletop", "tabletop-others")]
+    summaries = [read_json(Path(suite, "suite.json"))["encoders"] for suite in (SIX, OTHERS)]
     judged = {encoders[name]["fingerprint"] for encoders in summaries if name in encoders}
     kept = "rsp-robot/small" if name == "rsp" else str(KEPT / "encoders" / name)
     assert judged == {FrozenEncoder.load(kept).fingerprint}
