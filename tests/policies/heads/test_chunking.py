@@ -67,7 +67,7 @@ def test_it_reads_the_patch_token_that_matters(make_head, fit) -> None:
     tokens[..., 0] = torch.randn(64, 1, 3, generator=torch.Generator().manual_seed(0)).sign()
     actions = tokens[:, 0, 1, :1][:, None].expand(-1, 4, -1).clone()
     head = make_head("chunking", tokens=(3, 8), **SMALL)
-    fit(head, torch.ones(64, 1, 1), actions, tokens, steps=400, lr=3e-3)
+    fit(head, torch.ones(64, 1, 1), actions, tokens, steps=150, lr=3e-3)
     chunk = head(Features(torch.ones(64, 1, 1), tokens), torch.zeros(64, 4))
     assert (chunk.sign() == actions).float().mean() > 0.95
 
