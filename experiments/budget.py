@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.aggregates import Estimate
+from rsp_robot.experiments.comparison.aggregates import Estimate
+from rsp_robot.experiments.comparison.statistics import Interval
 from rsp_robot.experiments.protocols import Protocol
-from rsp_robot.experiments.statistics import Interval
-from rsp_robot.experiments.suite import SuiteConfig, run_protocol
+from rsp_robot.experiments.suite.run import SuiteConfig, run_protocol
 from rsp_robot.files import read_json, read_jsonl, write_json
 from rsp_robot.pretrain.checkpoints import build_objective, is_doubling, load_objective, saved_steps
 from rsp_robot.pretrain.config import PretrainConfig, read_config
@@ -66,7 +66,7 @@ def measure_budget(run: Path, protocol: Protocol, config: SuiteConfig, first_ste
 
     Raises:
         UserError: ``run`` has no such checkpoints, the folder holds something else, or what
-            :func:`~rsp_robot.experiments.suite.run_protocol` refuses.
+            :func:`~rsp_robot.experiments.suite.run.run_protocol` refuses.
     """
     from rsp_robot.experiments.budget_output import draw_budget, print_budget, to_plain
 

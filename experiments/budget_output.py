@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rsp_robot.experiments.aggregates import Estimate
 from rsp_robot.experiments.budget import Budget, Point
+from rsp_robot.experiments.comparison.aggregates import Estimate
+from rsp_robot.experiments.comparison.wording import percent, percent_interval, points, points_interval
 from rsp_robot.experiments.report.markup import ARM_COLOURS, short_number
 from rsp_robot.experiments.report.pretraining import GRID, INK, MUTED, REFERENCE, STYLES
-from rsp_robot.experiments.wording import percent, percent_interval, points, points_interval
 from rsp_robot.files import atomic_path
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ VERBS = {
         "nothing was written; run the same command again",
     ),
     "digits": Verb(
-        "rsp_robot.experiments.digits:DigitsConfig",
+        "rsp_robot.experiments.digits.experiment:DigitsConfig",
         "rsp_robot.experiments.verbs.digits:run_digits",
         "Judge objectives on moving digits: which way it went, what comes next, how fast, how many features",
         "digits --quick --out runs/digits",
@@ -172,8 +172,8 @@ VERBS = {
         "the rest is as it was; run the same command again",
     ),
     "doctor": Verb(
-        "rsp_robot.experiments.doctor:DoctorConfig",
-        "rsp_robot.experiments.doctor:doctor",
+        "rsp_robot.experiments.doctor.checkup:DoctorConfig",
+        "rsp_robot.experiments.doctor.checkup:doctor",
         "Say what this machine has, what is missing, and how fast it renders",
         "doctor",
         "nothing was changed; run the same command again",

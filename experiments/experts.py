@@ -12,7 +12,7 @@ from rsp_robot.envs.collect import CollectConfig, record_episode
 from rsp_robot.envs.registry import describe, make
 from rsp_robot.envs.workers import run_tasks
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.statistics import Interval, wilson_interval
+from rsp_robot.experiments.comparison.statistics import Interval, wilson_interval
 from rsp_robot.files import append_jsonl, read_jsonl
 from rsp_robot.progress import Progress
 from rsp_robot.versions import versions

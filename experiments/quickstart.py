@@ -23,11 +23,11 @@ from rsp_robot.envs.collect import CollectConfig, collect
 from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.evaluate import EvaluateConfig, Row, describe_config, evaluate
+from rsp_robot.experiments.comparison.results import Arm, Results, print_table, save_results
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, Row, describe_config, evaluate
+from rsp_robot.experiments.evaluation.recording import record_videos
 from rsp_robot.experiments.presets import find_preset
-from rsp_robot.experiments.recording import record_videos
 from rsp_robot.experiments.report import write_report
-from rsp_robot.experiments.results import Arm, Results, print_table, save_results
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
 from rsp_robot.policies.policy import Policy

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import pytest
 
 from rsp_robot.encoder import FrozenEncoder
-from rsp_robot.experiments.compare import Table, compare
-from rsp_robot.experiments.compare_files import read_arms
-from rsp_robot.experiments.compare_markdown import to_markdown
-from rsp_robot.experiments.compare_output import aggregate_text
+from rsp_robot.experiments.comparison.compare import Table, compare
+from rsp_robot.experiments.comparison.files import read_arms
+from rsp_robot.experiments.comparison.markdown import to_markdown
+from rsp_robot.experiments.comparison.output import aggregate_text
+from rsp_robot.experiments.comparison.wording import points, points_interval
 from rsp_robot.experiments.corpora.tabletop import HELD_OUT
 from rsp_robot.experiments.verbs.compare import on_tasks
-from rsp_robot.experiments.wording import points, points_interval
 from rsp_robot.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,12 +17,12 @@ from rsp_robot.envs.registry import check_cameras
 from rsp_robot.envs.rendering import find_backend
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.bench.plain_loop import Job, PlainLoop, Played, Row
-from rsp_robot.experiments.evaluate import FIRST_HELD_OUT_SEED, EvaluateConfig, worker_count
-from rsp_robot.experiments.policy_folders import find_policies, load_policies
-from rsp_robot.experiments.roles import Role, cast_roles, check_fit
-from rsp_robot.experiments.rows import make_row
-from rsp_robot.experiments.simulation_worker import Episode
-from rsp_robot.experiments.workers import Troupe
+from rsp_robot.experiments.evaluation.evaluate import FIRST_HELD_OUT_SEED, EvaluateConfig, worker_count
+from rsp_robot.experiments.evaluation.policy_folders import find_policies, load_policies
+from rsp_robot.experiments.evaluation.roles import Role, cast_roles, check_fit
+from rsp_robot.experiments.evaluation.rows import make_row
+from rsp_robot.experiments.evaluation.simulation_worker import Episode
+from rsp_robot.experiments.evaluation.workers import Troupe
 from rsp_robot.machine import available_cores
 from rsp_robot.policies.behaviour_cloning import BCConfig, train_bc
 from rsp_robot.policies.embedding_cache import EmbeddingCache

@@ -19,7 +19,7 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments.bench.flops import Flops, count_flops
 from rsp_robot.experiments.bench.formulations import LABELS, Formulation, build, formulations
 from rsp_robot.experiments.bench.measure import matmul_peak, memory_of, seconds
-from rsp_robot.experiments.doctor import cpu_has_bf16
+from rsp_robot.experiments.doctor.checkup import cpu_has_bf16
 from rsp_robot.pretrain.batches import Prepared
 from rsp_robot.pretrain.config import Pace, PretrainConfig
 from rsp_robot.pretrain.distributed import World

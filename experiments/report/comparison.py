@@ -7,17 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from rsp_robot.experiments.aggregates import performance_profile
-from rsp_robot.experiments.compare import ArmResult, Pair, Table, TaskResult
-from rsp_robot.experiments.compare_files import Row
-from rsp_robot.experiments.compare_output import SHOWN, sentences
+from rsp_robot.experiments.comparison.aggregates import performance_profile
+from rsp_robot.experiments.comparison.compare import ArmResult, Pair, Table, TaskResult
+from rsp_robot.experiments.comparison.files import Row
+from rsp_robot.experiments.comparison.output import SHOWN, sentences
+from rsp_robot.experiments.comparison.statistics import Interval
+from rsp_robot.experiments.comparison.wording import (
+    capital,
+    p_number,
+    percent,
+    percent_interval,
+    points,
+    points_interval,
+)
 from rsp_robot.experiments.report.chart import Axis, Curve, chart
 from rsp_robot.experiments.report.figures import Bar, difference_plot, episode_grid, success_plot, task_bars
 from rsp_robot.experiments.report.markup import line_class, note, tag, text
 from rsp_robot.experiments.report.material import Material
 from rsp_robot.experiments.report.tables import Cell, arm_cell, cell, sortable_table
-from rsp_robot.experiments.statistics import Interval
-from rsp_robot.experiments.wording import capital, p_number, percent, percent_interval, points, points_interval
 
 MOST_BANDS = 3
 """With more arms the bands of their profiles would cover each other."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.aggregates import performance_profile
-from rsp_robot.experiments.compare import Table
-from rsp_robot.experiments.compare_output import to_csv, to_json, to_latex
+from rsp_robot.experiments.comparison.aggregates import performance_profile
+from rsp_robot.experiments.comparison.compare import Table
+from rsp_robot.experiments.comparison.output import to_csv, to_json, to_latex
 from rsp_robot.experiments.report.made import versions_of
 from rsp_robot.experiments.report.material import Material
 from rsp_robot.experiments.report.pretraining_steps import pretrained_arms

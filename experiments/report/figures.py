@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsp_robot.experiments.compare import Pair
+from rsp_robot.experiments.comparison.compare import Pair
+from rsp_robot.experiments.comparison.statistics import Interval
+from rsp_robot.experiments.comparison.wording import percent, percent_interval, points, points_interval
 from rsp_robot.experiments.report.markup import arm_class, pct, tag, text
-from rsp_robot.experiments.statistics import Interval
-from rsp_robot.experiments.wording import percent, percent_interval, points, points_interval
 
 MOST_CELLS = 300
 """Above so many episodes per arm the picture of every episode would no longer be legible."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.compare import Table, compare
-from rsp_robot.experiments.compare_files import Run, read_arms, split_word
+from rsp_robot.experiments.comparison.compare import Table, compare
+from rsp_robot.experiments.comparison.files import Run, read_arms, split_word
+from rsp_robot.experiments.comparison.results import Arm, Summary, summarise
 from rsp_robot.experiments.report.media import Film, find_films
 from rsp_robot.experiments.report.pretraining import is_pretraining
-from rsp_robot.experiments.results import Arm, Summary, summarise
 from rsp_robot.files import read_json
 
 

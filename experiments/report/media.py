@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsp_robot.experiments.comparison.results import Arm
 from rsp_robot.experiments.report.markup import arm_class, note, tag, text
-from rsp_robot.experiments.results import Arm
 
 LARGEST_FILE = 24 * 2**20
 """Bytes above which a file is left out: the page should stay easy to open and to send."""
@@ -51,7 +51,7 @@ def find_films(folder: Path, policy: str, task: str, arm: str) -> list[Film]:
     """The films of ``policy`` on ``task`` in ``folder``, successes first.
 
     A file of the same name with the ending ``.json`` says which episode it is (see
-    :func:`rsp_robot.experiments.recording.record_videos`); what it leaves open is told by the name
+    :func:`rsp_robot.experiments.evaluation.recording.record_videos`); what it leaves open is told by the name
     ``<policy>-success.mp4`` or ``<policy>-failure.mp4``.
     """
     films = []

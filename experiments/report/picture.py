@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rsp_robot.experiments.comparison.results import Results
+from rsp_robot.experiments.comparison.wording import headline, percent, percent_interval
 from rsp_robot.experiments.report.markup import ARM_COLOURS
-from rsp_robot.experiments.results import Results
-from rsp_robot.experiments.wording import headline, percent, percent_interval
 from rsp_robot.files import atomic_path
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rsp_robot.experiments.aggregates import Estimate
+from rsp_robot.experiments.comparison.aggregates import Estimate
+from rsp_robot.experiments.comparison.wording import percent, percent_interval
 from rsp_robot.experiments.report.chart import Axis, Curve, chart
 from rsp_robot.experiments.report.markup import line_class, nice_ticks, short_number, tag, text
 from rsp_robot.experiments.report.material import Material, policy_config
-from rsp_robot.experiments.wording import percent, percent_interval
 from rsp_robot.files import read_json
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rsp_robot.experiments.compare import ArmResult, Table
-from rsp_robot.experiments.report.material import Material
-from rsp_robot.experiments.wording import (
+from rsp_robot.experiments.comparison.compare import ArmResult, Table
+from rsp_robot.experiments.comparison.wording import (
     Headline,
     capital,
     headline,
@@ -17,6 +16,7 @@ from rsp_robot.experiments.wording import (
     points,
     points_interval,
 )
+from rsp_robot.experiments.report.material import Material
 
 MOST_NAMED = 4
 """Above so many others the verdict counts them."""

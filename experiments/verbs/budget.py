@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.suite import SuiteConfig, choose_protocol
+from rsp_robot.experiments.suite.run import SuiteConfig, choose_protocol
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Annotated
 import tyro
 
 from rsp_robot.errors import UserError, unknown_name
-from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import Run, read_arms
-from rsp_robot.experiments.compare_markdown import to_markdown
-from rsp_robot.experiments.compare_output import print_comparison, to_csv, to_json, to_latex
+from rsp_robot.experiments.comparison.compare import compare
+from rsp_robot.experiments.comparison.files import Run, read_arms
+from rsp_robot.experiments.comparison.markdown import to_markdown
+from rsp_robot.experiments.comparison.output import print_comparison, to_csv, to_json, to_latex
 from rsp_robot.files import write_json, write_text
 
 
@@ -87,7 +87,7 @@ def run_compare(command: CompareCommand) -> Path | int:
     if command.markdown:
         write_text(out.with_suffix(".md"), to_markdown(table))
     if command.picture:
-        from rsp_robot.experiments.compare_picture import draw_comparison
+        from rsp_robot.experiments.comparison.picture import draw_comparison
 
         draw_comparison(table, out.with_suffix(".png"))
     return out

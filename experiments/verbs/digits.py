@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rsp_robot.experiments.digits import DigitsConfig, digits
+from rsp_robot.experiments.digits.experiment import DigitsConfig, digits
 
 
 def run_digits(config: DigitsConfig) -> Path:

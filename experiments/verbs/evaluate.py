@@ -12,13 +12,13 @@ from typing import Annotated
 import tyro
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import read_source, runs_of
-from rsp_robot.experiments.compare_output import print_comparison
-from rsp_robot.experiments.evaluate import EvaluateConfig, describe_config, evaluate
-from rsp_robot.experiments.policy_folders import NamedPolicy, find_policies, load_policies
-from rsp_robot.experiments.results import Arm, Results, print_table, save_results
-from rsp_robot.experiments.roles import check_fit, choose_tasks
+from rsp_robot.experiments.comparison.compare import compare
+from rsp_robot.experiments.comparison.files import read_source, runs_of
+from rsp_robot.experiments.comparison.output import print_comparison
+from rsp_robot.experiments.comparison.results import Arm, Results, print_table, save_results
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, describe_config, evaluate
+from rsp_robot.experiments.evaluation.policy_folders import NamedPolicy, find_policies, load_policies
+from rsp_robot.experiments.evaluation.roles import check_fit, choose_tasks
 from rsp_robot.versions import versions
 
 

@@ -69,8 +69,8 @@ def rl(command: RLCommand) -> Path:
 
 def measure(policy_folder: Path, command: RLCommand) -> float:
     """Play held-out episodes with the trained policy, film some, and return the success rate."""
-    from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
-    from rsp_robot.experiments.recording import record_videos
+    from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
+    from rsp_robot.experiments.evaluation.recording import record_videos
     from rsp_robot.files import read_json
     from rsp_robot.policies.policy import load_policy
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rsp_robot.experiments.protocols import PROTOCOLS, Protocol, find_protocol, read_header
-from rsp_robot.experiments.suite import SuiteConfig, run_suite
-from rsp_robot.experiments.suite_keep import keep_suite
+from rsp_robot.experiments.suite.keep import keep_suite
+from rsp_robot.experiments.suite.run import SuiteConfig, run_suite
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsp_robot.envs import rendering
-from rsp_robot.experiments import evaluate, recording
+from rsp_robot.experiments.evaluation import evaluate, recording
 from rsp_robot.policies import policy
 
 ENTRY_POINTS = "[rsp_robot.envs]\ntoy = toy_suite:SUITE\n"

@@ -9,7 +9,7 @@ from toy_suite import SUITE
 
 from rsp_robot.demonstrations import Demonstration, DemonstrationInfo, write_demonstrations
 from rsp_robot.experiments.protocols import Protocol, ProtocolTask
-from rsp_robot.experiments.suite import SuiteConfig
+from rsp_robot.experiments.suite.run import SuiteConfig
 
 HORIZON = 8
 PROTOCOL = Protocol(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, trim_mean
 
-from rsp_robot.experiments.aggregates import (
+from rsp_robot.experiments.comparison.aggregates import (
     STATISTICS,
     aggregate,
     iqm,
@@ -18,9 +18,15 @@ from rsp_robot.experiments.aggregates import (
     run_scores,
     task_interval,
 )
-from rsp_robot.experiments.differences import difference, needed
-from rsp_robot.experiments.spread import Spread, noise_variance, resampled_scores, stretched_interval, two_way_spread
-from rsp_robot.experiments.statistics import Interval, mcnemar_exact, wilson_interval
+from rsp_robot.experiments.comparison.differences import difference, needed
+from rsp_robot.experiments.comparison.spread import (
+    Spread,
+    noise_variance,
+    resampled_scores,
+    stretched_interval,
+    two_way_spread,
+)
+from rsp_robot.experiments.comparison.statistics import Interval, mcnemar_exact, wilson_interval
 
 SPREAD = (0.05, 0.3, 0.5, 0.8, 0.95)
 EIGHT = (0.03, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.97)

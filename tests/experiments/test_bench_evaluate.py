@@ -20,8 +20,8 @@ from rsp_robot.experiments.bench.evaluate import EvaluateBench, Measured, Way, d
 from rsp_robot.experiments.bench.evaluate_report import evaluate_json, notes, print_evaluate
 from rsp_robot.experiments.bench.plain_loop import play_plainly
 from rsp_robot.experiments.cli import main
-from rsp_robot.experiments.rows import make_row
-from rsp_robot.experiments.simulation_worker import Episode, Scene, play_episode
+from rsp_robot.experiments.evaluation.rows import make_row
+from rsp_robot.experiments.evaluation.simulation_worker import Episode, Scene, play_episode
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"task": "toy/reach", "horizon": 6, "rounds": 2, "episodes": 3, "plain_episodes": 2}

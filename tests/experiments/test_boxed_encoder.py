@@ -13,8 +13,8 @@ import pytest
 
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.experiments.cli import main
-from rsp_robot.experiments.suite import SuiteConfig, run_protocol
-from rsp_robot.experiments.suite_work import identify
+from rsp_robot.experiments.suite.run import SuiteConfig, run_protocol
+from rsp_robot.experiments.suite.work import identify
 from rsp_robot.files import read_json, read_jsonl
 from rsp_robot.policies.policy import load_policy
 

@@ -16,9 +16,9 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments import cli
 from rsp_robot.experiments.budget import measure_budget, minutes_until, read_budget
 from rsp_robot.experiments.budget_output import budget_table, draw_budget, sentences, task_table
-from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import read_arms
-from rsp_robot.experiments.suite import SuiteConfig
+from rsp_robot.experiments.comparison.compare import compare
+from rsp_robot.experiments.comparison.files import read_arms
+from rsp_robot.experiments.suite.run import SuiteConfig
 from rsp_robot.files import read_json
 from rsp_robot.pretrain.checkpoints import build_objective, load_objective
 from rsp_robot.pretrain.config import PretrainConfig

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import cluster
-from rsp_robot.experiments.suite import run_protocol
+from rsp_robot.experiments.suite import cluster
+from rsp_robot.experiments.suite.run import run_protocol
 from rsp_robot.files import read_json, read_jsonl
 
 

@@ -13,12 +13,19 @@ import pytest
 
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import cli
-from rsp_robot.experiments.compare import Table, compare, outcomes_of
-from rsp_robot.experiments.compare_files import read_arms, read_source, split_word
-from rsp_robot.experiments.compare_output import need_sentence, print_comparison, sentences, to_csv, to_json, to_latex
-from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
-from rsp_robot.experiments.results import Arm, Results, save_results
-from rsp_robot.experiments.statistics import mcnemar_exact, wilson_interval
+from rsp_robot.experiments.comparison.compare import Table, compare, outcomes_of
+from rsp_robot.experiments.comparison.files import read_arms, read_source, split_word
+from rsp_robot.experiments.comparison.output import (
+    need_sentence,
+    print_comparison,
+    sentences,
+    to_csv,
+    to_json,
+    to_latex,
+)
+from rsp_robot.experiments.comparison.results import Arm, Results, save_results
+from rsp_robot.experiments.comparison.statistics import mcnemar_exact, wilson_interval
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
 
 PLAN = {
     "seed": 100, "horizon": 12, "image_size": 64, "quality": "lean", "stop_on_success": True,

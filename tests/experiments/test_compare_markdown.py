@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsp_robot.experiments.compare import Table, compare
-from rsp_robot.experiments.compare_files import Run, Source
-from rsp_robot.experiments.compare_markdown import to_markdown
-from rsp_robot.experiments.compare_picture import draw_comparison
+from rsp_robot.experiments.comparison.compare import Table, compare
+from rsp_robot.experiments.comparison.files import Run, Source
+from rsp_robot.experiments.comparison.markdown import to_markdown
+from rsp_robot.experiments.comparison.picture import draw_comparison
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

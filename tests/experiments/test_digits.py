@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import digits as experiment
-from rsp_robot.experiments.digits import DigitsConfig, digits
-from rsp_robot.experiments.digits_judge import (
+from rsp_robot.experiments.digits import experiment
+from rsp_robot.experiments.digits.experiment import DigitsConfig, digits
+from rsp_robot.experiments.digits.judge import (
     PSNR,
     RANK,
     SPEED,
@@ -28,8 +28,8 @@ from rsp_robot.experiments.digits_judge import (
     judge_way,
     to_json,
 )
-from rsp_robot.experiments.digits_output import claim_line, draw_films, judge_claims
-from rsp_robot.experiments.digits_variants import VARIANTS, settled
+from rsp_robot.experiments.digits.output import claim_line, draw_films, judge_claims
+from rsp_robot.experiments.digits.variants import VARIANTS, settled
 from rsp_robot.pretrain.checkpoints import build_objective
 from rsp_robot.pretrain.config import PretrainConfig
 from rsp_robot.pretrain.objectives.srvp import SRVP

@@ -6,7 +6,7 @@ import torch
 
 from rsp_robot.backbones.vit import ViTConfig
 from rsp_robot.encoder import FrozenEncoder
-from rsp_robot.experiments.digits_probes import (
+from rsp_robot.experiments.digits.probes import (
     embedder,
     probe_speed,
     ridge,

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from rsp_robot.envs import rendering
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import doctor, suite_checks
-from rsp_robot.experiments.doctor import DoctorConfig, check_packages, print_checks
-from rsp_robot.experiments.suite_checks import Check, Mark
+from rsp_robot.experiments.doctor import checkup, simulators
+from rsp_robot.experiments.doctor.checkup import DoctorConfig, check_packages, print_checks
+from rsp_robot.experiments.doctor.simulators import Check, Mark
 
 
 def installed(versions: dict[str, str]) -> Any:
@@ -27,8 +27,8 @@ def installed(versions: dict[str, str]) -> Any:
 
 
 def test_python() -> None:
-    assert doctor.check_python((3, 11)).mark == doctor.check_python((3, 12)).mark == "ok"
-    wrong = doctor.check_python((3, 13))
+    assert checkup.check_python((3, 11)).mark == checkup.check_python((3, 12)).mark == "ok"
+    wrong = checkup.check_python((3, 13))
     assert wrong.mark == "fail"
     assert "3.11 or 3.12" in wrong.fix
 
@@ -62,7 +62,7 @@ def test_packages_of_this_environment() -> None:
 
 
 def test_torch_of_this_environment() -> None:
-    check = doctor.check_torch()
+    check = checkup.check_torch()
     assert check.mark == "ok"
     assert "threads" in check.found
 
@@ -79,8 +79,8 @@ def test_torch_of_this_environment() -> None:
 def test_bfloat16_in_hardware(cpuinfo: str, expected: bool, tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(cpuinfo)
-    assert doctor.cpu_has_bf16(file) == expected
-    assert not doctor.cpu_has_bf16(tmp_path / "missing")
+    assert checkup.cpu_has_bf16(file) == expected
+    assert not checkup.cpu_has_bf16(tmp_path / "missing")
 
 
 EXAMINED: dict[str, Any] = {
@@ -97,21 +97,21 @@ EXAMINED: dict[str, Any] = {
      ({"scenes_stay_apart": False}, "fail", "two scenes get each other's pictures")],
 )  # fmt: skip
 def test_judging_a_suite(changed: dict[str, Any], mark: str, word: str) -> None:
-    check = suite_checks.judge("toy", **{**EXAMINED, **changed})
+    check = simulators.judge("toy", **{**EXAMINED, **changed})
     assert (check.name, check.mark) == ("toy", mark)
     assert word in check.found and "toy.png" in check.found
     assert bool(check.fix) == (mark != "ok")
 
 
 def test_a_suite_is_examined(tmp_path: Path) -> None:
-    check = suite_checks.check_suite("metaworld", 0.2, tmp_path / "pictures" / "metaworld.png")
+    check = simulators.check_suite("metaworld", 0.2, tmp_path / "pictures" / "metaworld.png")
     assert check.mark in ("ok", "warn"), check
     assert "frames/s lean" in check.found
     assert Image.open(tmp_path / "pictures" / "metaworld.png").size == (240, 240)
 
 
 def test_a_broken_simulation_is_told_in_one_line(tmp_path: Path) -> None:
-    check = suite_checks.check_suite("metawrld", 0.2, tmp_path / "a.png")
+    check = simulators.check_suite("metawrld", 0.2, tmp_path / "a.png")
     assert check.mark == "fail"
     assert "unknown suite 'metawrld'" in check.found
     assert "\n" not in check.found
@@ -119,9 +119,9 @@ def test_a_broken_simulation_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_suite_that_is_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(suite_checks, "suites", lambda: {"metaworld": ""})
-    monkeypatch.setattr(suite_checks, "find_spec", lambda package: None)
-    (check,) = suite_checks.check_suites(1.0, tmp_path)
+    monkeypatch.setattr(simulators, "suites", lambda: {"metaworld": ""})
+    monkeypatch.setattr(simulators, "find_spec", lambda package: None)
+    (check,) = simulators.check_suites(1.0, tmp_path)
     assert (check.mark, check.fix) == ("warn", "pip install 'rsp-robot[metaworld]'")
 
 
@@ -130,21 +130,21 @@ def test_missing_opengl_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("no working OpenGL (egl: none; osmesa: none); install OpenGL: apt-get install libegl1")
 
     monkeypatch.setattr(rendering, "find_backend", find_backend)
-    (check,) = doctor.check_pictures(1.0, Path("unused"))  # nothing is measured where nothing can be drawn
+    (check,) = checkup.check_pictures(1.0, Path("unused"))  # nothing is measured where nothing can be drawn
     assert check.mark == "fail"
     assert check.found == "no working OpenGL (egl: none; osmesa: none)"
     assert check.fix == "install OpenGL: apt-get install libegl1"
 
 
 def test_disk(tmp_path: Path) -> None:
-    assert doctor.check_disk(tmp_path, free_gb=50.0).mark == "ok"
-    assert doctor.check_disk(tmp_path, free_gb=2.0).mark == "warn"
-    assert doctor.check_disk(tmp_path / "not" / "there" / "yet", free_gb=0.1).mark == "fail"
+    assert checkup.check_disk(tmp_path, free_gb=50.0).mark == "ok"
+    assert checkup.check_disk(tmp_path, free_gb=2.0).mark == "warn"
+    assert checkup.check_disk(tmp_path / "not" / "there" / "yet", free_gb=0.1).mark == "fail"
 
 
 def test_memory() -> None:
-    assert doctor.check_machine(memory_gb=16.0).mark == "ok"
-    assert doctor.check_machine(memory_gb=1.0).mark == "warn"
+    assert checkup.check_machine(memory_gb=16.0).mark == "ok"
+    assert checkup.check_machine(memory_gb=1.0).mark == "warn"
 
 
 def test_table_shows_marks_and_fixes() -> None:
@@ -160,8 +160,8 @@ def test_table_shows_marks_and_fixes() -> None:
 
 @pytest.mark.parametrize(("mark", "status"), [("ok", 0), ("warn", 0), ("fail", 1)])
 def test_exit_status(mark: Mark, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_plan", lambda config: [("it", lambda: [Check("it", mark, "so")])])
-    assert doctor.doctor(DoctorConfig()) == status
+    monkeypatch.setattr(checkup, "_plan", lambda config: [("it", lambda: [Check("it", mark, "so")])])
+    assert checkup.doctor(DoctorConfig()) == status
 
 
 def test_as_a_verb() -> None:

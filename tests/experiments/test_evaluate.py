@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.evaluate import EvaluateConfig, Tally, evaluate, plan_episodes, plan_path
-from rsp_robot.experiments.roles import Role
-from rsp_robot.experiments.simulation_worker import Scene
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, Tally, evaluate, plan_episodes, plan_path
+from rsp_robot.experiments.evaluation.roles import Role
+from rsp_robot.experiments.evaluation.simulation_worker import Scene
 from rsp_robot.files import append_jsonl, read_json, read_jsonl
 from rsp_robot.policies.file_lock import try_lock
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
 from rsp_robot.files import read_jsonl
 
 SCRIPT = """
@@ -22,7 +22,7 @@ import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
 from conftest import BlindPolicy, OraclePolicy, SeeingPolicy
-from rsp_robot.experiments import evaluate as module
+from rsp_robot.experiments.evaluation import evaluate as module
 module.find_backend = lambda: None
 class Slow(SeeingPolicy):
     def act(self, observations, ids=None):

@@ -8,8 +8,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
-from rsp_robot.experiments.recording import record_videos
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
+from rsp_robot.experiments.evaluation.recording import record_videos
 
 
 class Pixels:

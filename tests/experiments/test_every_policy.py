@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rsp_robot.envs.collect import CollectConfig, collect
-from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
 from rsp_robot.experiments.presets import find_preset
 from rsp_robot.policies.behaviour_cloning import BCConfig, load_policy, train_bc
 from rsp_robot.pretrain.train import pretrain

@@ -9,8 +9,8 @@ import pytest
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import experts
 from rsp_robot.experiments.cli import main
+from rsp_robot.experiments.comparison.statistics import wilson_interval
 from rsp_robot.experiments.experts import FIRST_SEED, ExpertsConfig, Measured, measure_experts, table
-from rsp_robot.experiments.statistics import wilson_interval
 
 REACH = "metaworld/reach-v3"
 

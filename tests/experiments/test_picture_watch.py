@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsp_robot.experiments.picture_watch import SAME_PICTURES, ContextLostError, PictureWatch, of_one_colour
+from rsp_robot.experiments.evaluation.picture_watch import SAME_PICTURES, ContextLostError, PictureWatch, of_one_colour
 
 RNG = np.random.default_rng(0)
 SCENE = {name: RNG.integers(0, 255, (16, 16, 3), dtype=np.uint8) for name in ("front", "side")}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.policy_folders import find_policies, load_policies, name_policies
+from rsp_robot.experiments.evaluation.policy_folders import find_policies, load_policies, name_policies
 from rsp_robot.policies import policy as policies
 
 
@@ -74,7 +74,7 @@ def test_equal_encoders_are_in_memory_once(toy_policies: ModuleType, monkeypatch
         given.append(encoder)
         return Looking(encoder or torch.nn.Identity())
 
-    monkeypatch.setattr("rsp_robot.experiments.policy_folders.load_policy", load)
+    monkeypatch.setattr("rsp_robot.experiments.evaluation.policy_folders.load_policy", load)
     for number, fingerprint in enumerate(["aa", "aa", "bb"]):
         config = {"kind": "toy", "tasks": ["toy/reach"], "encoder": {"fingerprint": fingerprint}}
         policies.save_policy_folder(Path(f"p{number}"), config, {"gain": torch.tensor(1.0)})

@@ -13,8 +13,8 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments import protocols
 from rsp_robot.experiments.cli import read_options
 from rsp_robot.experiments.protocols import PROTOCOLS, Protocol, ProtocolTask, find_protocol, from_plain, read_header
-from rsp_robot.experiments.suite import choose_protocol
-from rsp_robot.experiments.suite_work import cameras_of, cloning_of
+from rsp_robot.experiments.suite.run import choose_protocol
+from rsp_robot.experiments.suite.work import cameras_of, cloning_of
 
 FILES = {path.stem.replace("_", "-") for path in Path(protocols.__file__).parent.glob("[a-z]*.py")}
 

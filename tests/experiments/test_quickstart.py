@@ -17,7 +17,7 @@ from rsp_robot.demonstrations import DemonstrationFile
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.experiments import quickstart as module
 from rsp_robot.experiments.cli import main
-from rsp_robot.experiments.results import load_results
+from rsp_robot.experiments.comparison.results import load_results
 from rsp_robot.files import read_json, read_jsonl
 from rsp_robot.policies.policy import load_policy
 from rsp_robot.pretrain.train import MEASURED_BY_THE_CLOCK

@@ -5,8 +5,8 @@ from dataclasses import replace
 import imageio.v3 as iio
 import pytest
 
-from rsp_robot.experiments.evaluate import EvaluateConfig, evaluate
-from rsp_robot.experiments.recording import choose_episodes, record_videos
+from rsp_robot.experiments.evaluation.evaluate import EvaluateConfig, evaluate
+from rsp_robot.experiments.evaluation.recording import choose_episodes, record_videos
 from rsp_robot.files import read_json
 
 

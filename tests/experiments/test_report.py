@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from rsp_robot.errors import UserError
+from rsp_robot.experiments.comparison.results import Arm, Results, load_results, save_results
+from rsp_robot.experiments.comparison.statistics import wilson_interval
+from rsp_robot.experiments.comparison.wording import headline
 from rsp_robot.experiments.report import save_summary_picture, write_report
 from rsp_robot.experiments.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, column, panel, thin
 from rsp_robot.experiments.report.markup import ARM_COLOURS, nice_ticks, short_number
 from rsp_robot.experiments.report.media import imagined_futures
-from rsp_robot.experiments.results import Arm, Results, load_results, save_results
-from rsp_robot.experiments.statistics import wilson_interval
-from rsp_robot.experiments.wording import headline
 from rsp_robot.files import append_jsonl, read_json, write_json, write_text
 
 ARMS = (

@@ -12,8 +12,10 @@ import pytest
 
 from rsp_robot.errors import UserError
 from rsp_robot.experiments import cli
-from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import read_arms
+from rsp_robot.experiments.comparison.compare import compare
+from rsp_robot.experiments.comparison.files import read_arms
+from rsp_robot.experiments.comparison.results import Arm, Results, save_results
+from rsp_robot.experiments.comparison.wording import percent, percent_interval
 from rsp_robot.experiments.report.chart import SIDE, Axis, Curve, chart
 from rsp_robot.experiments.report.learning import over_seeds
 from rsp_robot.experiments.report.markup import ARM_COLOURS, line_class
@@ -21,8 +23,6 @@ from rsp_robot.experiments.report.material import gather
 from rsp_robot.experiments.report.page import build_page
 from rsp_robot.experiments.report.pretraining_steps import pretrained_arms
 from rsp_robot.experiments.report.verdict import verdict
-from rsp_robot.experiments.results import Arm, Results, save_results
-from rsp_robot.experiments.wording import percent, percent_interval
 from rsp_robot.files import append_jsonl, write_json, write_text
 
 TASKS = ("toy/reach", "toy/leave")

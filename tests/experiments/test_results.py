@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.results import (
+from rsp_robot.experiments.comparison.results import (
     Arm,
     Results,
     load_results,
@@ -19,7 +19,7 @@ from rsp_robot.experiments.results import (
     save_results,
     summarise,
 )
-from rsp_robot.experiments.wording import headline
+from rsp_robot.experiments.comparison.wording import headline
 from rsp_robot.files import read_json, write_json, write_text
 
 ARMS = (

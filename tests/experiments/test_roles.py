@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.roles import Pictures, cast_roles, choose_tasks, known_tasks
-from rsp_robot.experiments.simulation_worker import Scene
+from rsp_robot.experiments.evaluation.roles import Pictures, cast_roles, choose_tasks, known_tasks
+from rsp_robot.experiments.evaluation.simulation_worker import Scene
 
 ASKED = Pictures()
 

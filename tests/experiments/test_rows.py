@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments.rows import KEYS, StartStates, in_order, make_row, read_rows, write_rows
-from rsp_robot.experiments.simulation_worker import Episode, Outcome, Scene
+from rsp_robot.experiments.evaluation.rows import KEYS, StartStates, in_order, make_row, read_rows, write_rows
+from rsp_robot.experiments.evaluation.simulation_worker import Episode, Outcome, Scene
 
 EPISODE = Episode("p", 2, 102, Scene("toy/reach"))
 

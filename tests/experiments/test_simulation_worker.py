@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsp_robot.experiments.simulation_worker import (
+from rsp_robot.experiments.evaluation.simulation_worker import (
     MAX_ENVIRONMENTS,
     Environments,
     Episode,
@@ -116,5 +116,5 @@ def test_environments_are_kept_per_scene_and_the_oldest_is_closed(toy_suite):
 
 
 def test_imports_no_torch():
-    code = "import sys, rsp_robot.experiments.simulation_worker; assert 'torch' not in sys.modules"
+    code = "import sys, rsp_robot.experiments.evaluation.simulation_worker; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, fisher_exact, multinomial, t
 
-from rsp_robot.experiments.statistics import (
+from rsp_robot.experiments.comparison.statistics import (
     Interval,
     bootstrap_difference,
     episodes_needed,

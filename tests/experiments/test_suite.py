@@ -17,15 +17,16 @@ import pytest
 
 from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import cli, workers
-from rsp_robot.experiments.compare import compare
-from rsp_robot.experiments.compare_files import read_arms
+from rsp_robot.experiments import cli
+from rsp_robot.experiments.comparison.compare import compare
+from rsp_robot.experiments.comparison.files import read_arms
+from rsp_robot.experiments.evaluation import workers
 from rsp_robot.experiments.protocols import find_protocol
-from rsp_robot.experiments.suite import SuiteConfig, choose_protocol, run_protocol, run_suite
-from rsp_robot.experiments.suite_jobs import Encoder, Eta, Job, Place, SuitePlan, missing, name_encoders, read_plan
-from rsp_robot.experiments.suite_keep import keep_suite
-from rsp_robot.experiments.suite_runner import run_in_processes
-from rsp_robot.experiments.suite_work import is_done
+from rsp_robot.experiments.suite.jobs import Encoder, Eta, Job, Place, SuitePlan, missing, name_encoders, read_plan
+from rsp_robot.experiments.suite.keep import keep_suite
+from rsp_robot.experiments.suite.run import SuiteConfig, choose_protocol, run_protocol, run_suite
+from rsp_robot.experiments.suite.runner import run_in_processes
+from rsp_robot.experiments.suite.work import is_done
 from rsp_robot.files import read_json, read_jsonl, write_json
 
 VIT = "random:vit-nano/8@16"
@@ -265,7 +266,7 @@ def test_after_a_kill_it_goes_on_and_finds_the_same(material: Any, tmp_path: Pat
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from dataclasses import replace\nfrom pathlib import Path\nimport suite_material as material\n"
-        "from rsp_robot.experiments.suite import run_protocol\n"
+        "from rsp_robot.experiments.suite.run import run_protocol\n"
         f"run_protocol(replace(material.PROTOCOL, epochs=10, evaluate_every=5), "
         f"material.command(Path({str(tmp_path)!r}), 'none'))\n"
     )

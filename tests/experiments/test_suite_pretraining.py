@@ -11,13 +11,13 @@ from rsp_robot.encoder import FrozenEncoder
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.presets import find_preset
 from rsp_robot.experiments.protocols import find_protocol
-from rsp_robot.experiments.suite import run_protocol
-from rsp_robot.experiments.suite_pretraining import (
+from rsp_robot.experiments.suite.pretraining import (
     pretraining_config,
     pretraining_fingerprint,
     read_pretraining,
     small_objectives,
 )
+from rsp_robot.experiments.suite.run import run_protocol
 from rsp_robot.files import append_jsonl, read_json
 from rsp_robot.pretrain.config import read_config
 from rsp_robot.pretrain.objectives import OBJECTIVES

@@ -54,7 +54,7 @@ def test_one_task_among_those_known(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes_are_told_in_one_line_before_anything_is_loaded(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rsp_robot.experiments.policy_folders.load_policy", None)
+    monkeypatch.setattr("rsp_robot.experiments.evaluation.policy_folders.load_policy", None)
     assert evaluate(*words) == cli.USER_ERROR
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1

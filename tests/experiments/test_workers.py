@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rsp_robot.errors import UserError
-from rsp_robot.experiments import workers
-from rsp_robot.experiments.simulation_worker import Episode, Outcome, Scene
-from rsp_robot.experiments.workers import Processes, Worker, play_episodes
+from rsp_robot.experiments.evaluation import workers
+from rsp_robot.experiments.evaluation.simulation_worker import Episode, Outcome, Scene
+from rsp_robot.experiments.evaluation.workers import Processes, Worker, play_episodes
 
 
 def episodes(task: str, count: int, policy: str = "blind", cameras: tuple[str, ...] = ()) -> list[Episode]:

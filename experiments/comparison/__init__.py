@@ -1,0 +1,1 @@
+"""From rows to numbers that can be believed: intervals, paired tests, aggregates, and how they are written."""
