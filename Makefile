@@ -12,8 +12,6 @@ BIN := .venv/bin
 export PYTHON
 # What another project left in these (ROS does) must not reach the tests.
 unexport PYTHONPATH PYTHONHOME
-# Tests run side by side: arithmetic threads of one would spin on the cores that the other needs, for minutes on end.
-test test-slow: export OMP_NUM_THREADS = 1
 
 .PHONY: help
 help: ## List the targets

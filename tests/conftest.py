@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+# Before numpy and torch read it. Tests run side by side: arithmetic threads of one would spin on the cores that the
+# other needs, for minutes on end; and sums in another order differ in their last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
