@@ -50,6 +50,8 @@ class SuiteConfig:
     """Pooling in place of the protocol's: cls, mean, cls+mean, grid<k> or spatial-softmax."""
     history: int | None = None
     """Embeddings per observation in place of the protocol's."""
+    demonstrations: int | None = None
+    """Demonstrations of each task to train on in place of the protocol's; they are collected."""
     data: Path | None = None
     """Folder with demonstrations named <suite>-<task>.hdf5; by default they are collected."""
     experts: Path | None = None
@@ -126,7 +128,7 @@ def choose_protocol(config: SuiteConfig) -> Protocol:
     """Return the protocol as the command asks for it.
 
     Raises:
-        UserError: there is no such protocol, task or camera.
+        UserError: there is no such protocol, task or camera, or a number is out of range.
     """
     protocol = find_protocol(config.protocol, config.quick)
     if config.tasks and config.quick:  # a quick run may be of any task of the protocol
@@ -141,6 +143,10 @@ def choose_protocol(config: SuiteConfig) -> Protocol:
         protocol = replace(protocol, pooling=config.pooling)
     if config.history is not None:
         protocol = replace(protocol, history=config.history)
+    if config.demonstrations is not None:
+        if config.data:
+            raise UserError("--demonstrations says how many to collect, --data has them already; leave one of them out")
+        protocol = replace(protocol, demonstrations=config.demonstrations)
     for task in protocol.tasks:
         check_cameras(describe(task.task), cameras_of(protocol, task.task))
     return protocol

@@ -78,11 +78,20 @@ def test_a_task_may_have_cameras_of_its_own_and_a_command_may_choose_others() ->
         describe("dmc/walker-walk").default_camera,
     )
     words = ["run", "tabletop", "--tasks", "metaworld/push-v3", "metaworld/hammer-v3", "--cameras", "corner2"]
-    other = choose_protocol(read_options("suite", [*words, "--pooling", "mean", "--history", "3"]).suite)
+    other = choose_protocol(read_options("suite", words).suite)
     assert {cameras_of(other, task.task) for task in other.tasks} == {("corner2",)}
-    assert (other.pooling, other.history) == ("mean", 3)
     with pytest.raises(UserError, match="unknown camera of robosuite/Lift 'corner2'"):
         choose_protocol(read_options("suite", ["run", "tabletop", "--cameras", "corner2"]).suite)
+
+
+def test_a_command_may_choose_pooling_history_and_how_many_demonstrations() -> None:
+    words = ["run", "tabletop", "--pooling", "mean", "--history", "3", "--demonstrations", "10"]
+    other = choose_protocol(read_options("suite", words).suite)
+    assert other == replace(find_protocol("tabletop"), pooling="mean", history=3, demonstrations=10)
+    with pytest.raises(UserError, match="leave one of them out"):
+        choose_protocol(read_options("suite", [*words, "--data", "data"]).suite)
+    with pytest.raises(UserError, match="lacks tasks, seeds, demonstrations or episodes"):
+        choose_protocol(read_options("suite", [*words[:-1], "0"]).suite)
 
 
 def test_the_published_numbers_of_cortexbench() -> None:
