@@ -39,7 +39,7 @@ class Evaluation:
     """An evaluation of three policies in a process of its own."""
 
     def __init__(self, config: EvaluateConfig, script: Path, pause: float) -> None:
-        path = [*sys.path[:2], str(Path(__file__).parent)]
+        path = [*sys.path[:2], str(Path(__file__).parents[1])]
         settings = {"tasks": config.tasks, "out": str(config.out), "episodes": config.episodes}
         script.write_text(SCRIPT.format(path=path, pause=pause, workers=config.workers, **settings))
         self.out = config.out
