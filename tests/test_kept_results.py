@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from rsp_robot.encoder import FrozenEncoder
@@ -35,7 +36,7 @@ PRETRAINED = ("rsp", "mae", "siam-mae", "tobo", "vjepa")
 SIX, OTHERS, ABLATION, BUDGET = (
     f"{KEPT}/{name}" for name in ("tabletop", "tabletop-others", "tabletop-ablation", "tabletop-budget")
 )
-ELEVEN = tuple(f"{arm}={SIX},{OTHERS}" for arm in (*PRETRAINED, "random"))
+ELEVEN = tuple(f"{arm}={SIX},{OTHERS}" for arm in (*PRETRAINED, "scratch", "random"))
 TABLES = {
     "six tasks": Comparison((SIX,), ("random", "mae")),
     "the others": Comparison((OTHERS,), ("random", "mae")),
@@ -52,7 +53,10 @@ TABLES = {
     "budget": Comparison((BUDGET,), ("0",)),
 }
 """The tables of docs/results.md."""
-COMPARISONS = TABLES | {"six tasks against scratch": Comparison((SIX,), ("scratch",))}
+COMPARISONS = TABLES | {
+    f"{name} against scratch": TABLES[name]._replace(against=("scratch",))
+    for name in ("six tasks", "held out", "eleven tasks")
+}
 CARD = "rsp_robot/boxed/small/README.md"
 
 
@@ -80,10 +84,14 @@ def test_a_table_is_computed_from_its_rows(name: str) -> None:
         ("README.md", "six tasks", "rsp", "mae"),
         ("README.md", "eleven tasks", "rsp", "mae"),
         ("README.md", "eleven tasks", "vjepa", "random"),
-        ("README.md", "six tasks against scratch", "rsp", "scratch"),
+        ("README.md", "eleven tasks against scratch", "rsp", "scratch"),
         ("README.md", "held out", "rsp", "random"),
         (CARD, "six tasks", "rsp", "random"),
         (CARD, "held out", "rsp", "random"),
+        *(
+            ("docs/results.md", f"{name} against scratch", "rsp", "scratch")
+            for name in ("six tasks", "held out", "eleven tasks")
+        ),
     ],
 )
 def test_a_difference_in_a_sentence_is_computed_from_the_rows(document: str, name: str, a: str, b: str) -> None:
@@ -93,14 +101,21 @@ def test_a_difference_in_a_sentence_is_computed_from_the_rows(document: str, nam
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [
-        ("six tasks", "scratch"),
-        *((table, arm) for table in ("six tasks", "held out") for arm in (*PRETRAINED, "random")),
-    ],
+    [(table, arm) for table in ("six tasks", "held out") for arm in (*PRETRAINED, "scratch", "random")],
 )
 def test_a_mean_in_the_card_is_computed_from_the_rows(name: str, policy: str) -> None:
     (arm,) = (arm for arm in table_of(name).arms if arm.name == policy)
     assert aggregate_text(arm, "mean") in read(CARD)
+
+
+def test_the_spread_between_training_seeds_is_computed_from_the_rows() -> None:
+    arms = {arm.name: arm for arm in table_of("eleven tasks").arms}
+    spread = {name: 100 * np.sqrt(arm.scores.var(axis=0, ddof=1).mean()) for name, arm in arms.items()}
+    trained = [spread[name] for name in PRETRAINED]
+    shown = read("docs/results.md")
+    assert f"of {spread['scratch']:.0f} points from scratch" in shown
+    assert f"of {min(trained):.0f} to {max(trained):.0f} on the pretrained encoders" in shown
+    assert f"encoders and {spread['random']:.0f} on random weights" in shown
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
