@@ -57,6 +57,14 @@ COMPARISONS = TABLES | {
     f"{name} against scratch": TABLES[name]._replace(against=("scratch",))
     for name in ("six tasks", "held out", "eleven tasks")
 }
+COMPARISONS |= {
+    "budget against 65536": TABLES["budget"]._replace(against=("65536",)),
+    "pretraining seeds": Comparison(
+        (f"boxed={SIX}:rsp", f"seed1={BUDGET}:262144", f"shorter={BUDGET}:65536"),
+        ("boxed",),
+        ("metaworld/push-v3", "metaworld/pick-place-v3", "metaworld/assembly-v3"),
+    ),
+}
 CARD = "rsp_robot/boxed/small/README.md"
 
 
@@ -92,6 +100,9 @@ def test_a_table_is_computed_from_its_rows(name: str) -> None:
             ("docs/results.md", f"{name} against scratch", "rsp", "scratch")
             for name in ("six tasks", "held out", "eleven tasks")
         ),
+        ("docs/results.md", "budget against 65536", "262144", "65536"),
+        ("docs/results.md", "pretraining seeds", "seed1", "boxed"),
+        ("docs/results.md", "pretraining seeds", "shorter", "boxed"),
     ],
 )
 def test_a_difference_in_a_sentence_is_computed_from_the_rows(document: str, name: str, a: str, b: str) -> None:
