@@ -186,11 +186,15 @@ def read_arms(words: Sequence[str], policy: str | None, notes: list[str]) -> dic
     return arms
 
 
+def or_packed(path: Path) -> Path:
+    """Return ``path``, or the compressed rows of that name that ``rsp-robot suite keep`` left in its place."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.exists() else path
+
+
 def _find(path: Path) -> Path:
     if not path.is_dir():
-        packed = path.with_name(f"{path.name}.gz")
-        if packed.is_file() and not path.is_file():
-            return packed
+        path = or_packed(path)
         if not path.is_file():
             raise UserError(f"{path} does not exist; check the path, or finish the evaluation first")
         return path
@@ -199,7 +203,7 @@ def _find(path: Path) -> Path:
     plans = sorted(path.glob("*.plan.json"))
     if len(plans) > 1:
         raise UserError(f"{path} holds two plans, {plans[0].name} and {plans[1].name}; name one of their .jsonl files")
-    rows = [path / plan.name.replace(".plan.json", ".jsonl") for plan in plans]
+    rows = [or_packed(path / plan.name.replace(".plan.json", ".jsonl")) for plan in plans]
     if not rows or not rows[0].is_file():
         raise UserError(f"{path} holds neither results.json nor rows with their plan; finish the evaluation first")
     return rows[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.comparison.compare import Table, compare
-from rsp_robot.experiments.comparison.files import Run, read_arms, split_word
+from rsp_robot.experiments.comparison.files import Run, or_packed, read_arms, split_word
 from rsp_robot.experiments.comparison.results import Arm, Summary, summarise
 from rsp_robot.experiments.report.media import Film, find_films
 from rsp_robot.experiments.report.pretraining import is_pretraining
@@ -139,8 +139,9 @@ def look_into(path: Path, policy: str = "") -> Place:
     Raises:
         UserError: nothing that can be reported on.
     """
+    path = or_packed(path)
     if path.is_file():
-        if path.suffix not in (".jsonl", ".json"):
+        if path.suffix not in (".jsonl", ".gz", ".json"):
             raise UserError(f"{path} holds no results; give rows (*.jsonl), a results.json or a run folder")
         return Place(path, policy, True, (), ())
     if not path.is_dir():
@@ -189,7 +190,8 @@ def _records(runs: Mapping[str, Sequence[Run]]) -> list[Record]:
     """What lies beside the rows of each source, once."""
     found = []
     for path in dict.fromkeys(run.source.path for of_arm in runs.values() for run in of_arm):
-        file = path if path.suffix == ".json" else path.with_suffix(".results.json")
+        rows = path.with_suffix("") if path.suffix == ".gz" else path
+        file = rows if rows.suffix == ".json" else rows.with_suffix(".results.json")
         document = read_json(file) if file.is_file() else {}
         found.append(Record(path, document if isinstance(document, dict) else {}))
     return found

@@ -20,9 +20,9 @@ class ReportCommand:
     """What to report on."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]RUN[,RUN...] ...")]
-    """Run folders of quickstart, pretrain, bc or rl; rows files (*.jsonl, their *.plan.json beside); results.json
-    files. Several with one NAME are training seeds, or other tasks, as in `rsp-robot compare`; PATH:POLICY picks a
-    policy."""
+    """Run folders of quickstart, pretrain, bc, rl, suite run or suite keep; rows files (*.jsonl or *.jsonl.gz, their
+    *.plan.json beside); results.json files. Several with one NAME are training seeds, or other tasks, as in
+    `rsp-robot compare`; PATH:POLICY picks a policy."""
     out: Path | None = None
     """Page to write, *.html. By default report.html: in the folder, if one is given alone, else here. Runs of
     pretraining alone are drawn as a picture, curves.png in the folder by default, unless this is a page."""

@@ -232,6 +232,9 @@ def test_what_is_kept_of_it_gives_the_same_numbers_and_no_paths(
     assert sum(path.stat().st_size for path in kept.values()) < 30_000
     for folder in ("suite", "kept"):
         assert cli.main(["compare", folder, "--out", f"{folder}.json"]) == 0
+        assert cli.main(["report", folder, "--out", f"{folder}.html", "--csv", f"{folder}.csv"]) == 0
+    assert Path("kept.csv").read_text() == Path("suite.csv").read_text() != ""
+    assert cli.main(["compare", "kept/seed-0", "--out", "one.json"]) == 0
     whole, again = read_json(Path("suite.json")), read_json(Path("kept.json"))
     assert whole["pairs"] == again["pairs"]
     assert [arm["aggregates"] for arm in whole["arms"]] == [arm["aggregates"] for arm in again["arms"]]
