@@ -33,8 +33,8 @@ class Comparison(NamedTuple):
 
 
 PRETRAINED = ("rsp", "mae", "siam-mae", "tobo", "vjepa")
-SIX, OTHERS, ABLATION, BUDGET = (
-    f"{KEPT}/{name}" for name in ("tabletop", "tabletop-others", "tabletop-ablation", "tabletop-budget")
+SIX, OTHERS, FEW, ABLATION, BUDGET = (
+    f"{KEPT}/{name}" for name in ("tabletop", "tabletop-others", "tabletop-few", "tabletop-ablation", "tabletop-budget")
 )
 ELEVEN = tuple(f"{arm}={SIX},{OTHERS}" for arm in (*PRETRAINED, "scratch", "random"))
 TABLES = {
@@ -42,6 +42,7 @@ TABLES = {
     "the others": Comparison((OTHERS,), ("random", "mae")),
     "held out": Comparison(ELEVEN, ("random", "mae"), HELD_OUT),
     "eleven tasks": Comparison(ELEVEN, ("random", "mae")),
+    "few demonstrations": Comparison((FEW,), ("scratch", "random")),
     "ablation": Comparison(
         (
             f"grid2={SIX}:rsp",
@@ -93,6 +94,7 @@ def test_a_table_is_computed_from_its_rows(name: str) -> None:
         ("README.md", "eleven tasks", "rsp", "mae"),
         ("README.md", "eleven tasks", "vjepa", "random"),
         ("README.md", "eleven tasks against scratch", "rsp", "scratch"),
+        ("README.md", "few demonstrations", "rsp", "scratch"),
         ("README.md", "held out", "rsp", "random"),
         (CARD, "six tasks", "rsp", "random"),
         (CARD, "held out", "rsp", "random"),
@@ -112,7 +114,11 @@ def test_a_difference_in_a_sentence_is_computed_from_the_rows(document: str, nam
 
 @pytest.mark.parametrize(
     ("name", "policy"),
-    [(table, arm) for table in ("six tasks", "held out") for arm in (*PRETRAINED, "scratch", "random")],
+    [
+        *((table, arm) for table in ("six tasks", "held out") for arm in (*PRETRAINED, "scratch", "random")),
+        ("few demonstrations", "rsp"),
+        ("few demonstrations", "scratch"),
+    ],
 )
 def test_a_mean_in_the_card_is_computed_from_the_rows(name: str, policy: str) -> None:
     (arm,) = (arm for arm in table_of(name).arms if arm.name == policy)
