@@ -55,10 +55,10 @@ TABLES = {
 }
 """The tables of docs/results.md."""
 COMPARISONS = TABLES | {
-    f"{name} against scratch": TABLES[name]._replace(against=("scratch",))
-    for name in ("six tasks", "held out", "eleven tasks")
-}
-COMPARISONS |= {
+    **{
+        f"{name} against scratch": TABLES[name]._replace(against=("scratch",))
+        for name in ("six tasks", "held out", "eleven tasks")
+    },
     "budget against 65536": TABLES["budget"]._replace(against=("65536",)),
     "pretraining seeds": Comparison(
         (f"boxed={SIX}:rsp", f"seed1={BUDGET}:262144", f"shorter={BUDGET}:65536"),

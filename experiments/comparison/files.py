@@ -62,7 +62,7 @@ def read_source(path: Path, notes: list[str]) -> Source:
     file = _find(path)
     if file.suffix in (".jsonl", ".gz"):
         rows = _read_lines(file, notes)
-        plan_file = plan_path(file.with_suffix("") if file.suffix == ".gz" else file)
+        plan_file = plan_path(unpacked(file))
         if not plan_file.exists():
             raise UserError(f"{plan_file} is missing, so the settings of {file} are unknown; copy it there too")
         plan = read_json(plan_file)
@@ -190,6 +190,15 @@ def or_packed(path: Path) -> Path:
     """Return ``path``, or the compressed rows of that name that ``rsp-robot suite keep`` left in its place."""
     packed = path.with_name(f"{path.name}.gz")
     return packed if packed.is_file() and not path.exists() else path
+
+
+def unpacked(path: Path) -> Path:
+    """Return ``path`` by the name that it had before it was compressed.
+
+    >>> unpacked(Path("evaluation.jsonl.gz"))
+    PosixPath('evaluation.jsonl')
+    """
+    return path.with_suffix("") if path.suffix == ".gz" else path
 
 
 def _find(path: Path) -> Path:

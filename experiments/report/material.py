@@ -9,7 +9,7 @@ from typing import Any
 
 from rsp_robot.errors import UserError
 from rsp_robot.experiments.comparison.compare import Table, compare
-from rsp_robot.experiments.comparison.files import Run, or_packed, read_arms, split_word
+from rsp_robot.experiments.comparison.files import Run, or_packed, read_arms, split_word, unpacked
 from rsp_robot.experiments.comparison.results import Arm, Summary, summarise
 from rsp_robot.experiments.report.media import Film, find_films
 from rsp_robot.experiments.report.pretraining import is_pretraining
@@ -190,8 +190,7 @@ def _records(runs: Mapping[str, Sequence[Run]]) -> list[Record]:
     """What lies beside the rows of each source, once."""
     found = []
     for path in dict.fromkeys(run.source.path for of_arm in runs.values() for run in of_arm):
-        rows = path.with_suffix("") if path.suffix == ".gz" else path
-        file = rows if rows.suffix == ".json" else rows.with_suffix(".results.json")
+        file = path if path.suffix == ".json" else unpacked(path).with_suffix(".results.json")
         document = read_json(file) if file.is_file() else {}
         found.append(Record(path, document if isinstance(document, dict) else {}))
     return found

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from rsp_robot.errors import UserError
 from rsp_robot.experiments.suite import cluster
 from rsp_robot.experiments.suite.run import run_protocol
 from rsp_robot.files import read_json, read_jsonl
-
-
-@pytest.fixture
-def material(toy_suite: Path, tmp_path: Path) -> Any:
-    module = import_module("suite_material")  # beside the toy suite, which is on the import path in such a test
-    module.demonstrate(tmp_path / "data")
-    return module
 
 
 def scores(folder: Path) -> dict[str, Any]:

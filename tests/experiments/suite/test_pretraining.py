@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from rsp_robot.pretrain.config import read_config
 from rsp_robot.pretrain.objectives import OBJECTIVES
 
 HONEST = find_protocol("honest")
-
-
-@pytest.fixture
-def material(toy_suite: Path, tmp_path: Path) -> Any:
-    module = import_module("suite_material")
-    module.demonstrate(tmp_path / "data")
-    return module
 
 
 def test_every_objective_has_a_preset_for_small_data_and_the_protocol_compares_them_all() -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ from rsp_robot.experiments.suite.work import is_done
 from rsp_robot.files import read_json, read_jsonl, write_json
 
 VIT = "random:vit-nano/8@16"
-
-
-@pytest.fixture
-def material(toy_suite: Path, tmp_path: Path) -> Any:
-    module = import_module("suite_material")  # beside the toy suite, which is on the import path in such a test
-    module.demonstrate(tmp_path / "data")
-    return module
 
 
 def scores(folder: Path) -> dict[str, Any]:
