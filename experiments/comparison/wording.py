@@ -41,19 +41,21 @@ def headline(summary: Summary) -> Headline:
     if errors:
         ended = "1 episode ended in an error and is" if errors == 1 else f"{errors} episodes ended in errors and are"
         sentences.append(f"{ended} left out.")
-    return Headline(_verdict(subject.phrase, better, worse, undecided), " ".join(sentences))
+    verdict = verdict_line(subject.phrase, join(better, "and"), join(worse, "and"), join(undecided, "or"))
+    return Headline(verdict, " ".join(sentences))
 
 
-def _verdict(subject: str, better: Sequence[str], worse: Sequence[str], undecided: Sequence[str]) -> str:
+def verdict_line(subject: str, better: str, worse: str, undecided: str) -> str:
+    """Say whom ``subject`` surpasses, who surpasses it, and from whom it is not told apart; empty for nobody."""
     parts = []
     if better:
-        parts.append(f"{subject} succeeds more often than {join(better, 'and')}")
+        parts.append(f"{subject} succeeds more often than {better}")
     if worse:
-        parts.append(f"{'it' if parts else subject} succeeds less often than {join(worse, 'and')}")
+        parts.append(f"{'it' if parts else subject} succeeds less often than {worse}")
     if undecided and parts:
-        parts.append(f"a difference to {join(undecided, 'or')} is not established")
+        parts.append(f"a difference to {undecided} is not established")
     elif undecided:
-        parts.append(f"No difference between {subject} and {join(undecided, 'or')} is established")
+        parts.append(f"no difference between {subject} and {undecided} is established")
     return capital("; ".join(parts or [f"{subject} was run alone: there is nothing to compare it with"])) + "."
 
 
@@ -69,12 +71,12 @@ def _difference(other: str, comparison: Comparison) -> str:
 
 
 def join(items: Sequence[str], word: str) -> str:
-    """A list in prose.
+    """A list in prose; empty where nothing is listed.
 
     >>> join(["one", "two", "three"], "and")
     'one, two and three'
     """
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
+    return f"{', '.join(items[:-1])} {word} {items[-1]}" if len(items) > 1 else "".join(items)
 
 
 def capital(sentence: str) -> str:

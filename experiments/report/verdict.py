@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rsp_robot.experiments.comparison.compare import ArmResult, Table
 from rsp_robot.experiments.comparison.wording import (
     Headline,
-    capital,
     headline,
     join,
     p_text,
@@ -15,6 +14,7 @@ from rsp_robot.experiments.comparison.wording import (
     percent_interval,
     points,
     points_interval,
+    verdict_line,
 )
 from rsp_robot.experiments.report.material import Material
 
@@ -36,29 +36,20 @@ def verdict(material: Material) -> Headline:
 def _line(material: Material, table: Table) -> str:
     subject = table.arms[0]
     against = [pair for pair in table.pairs if pair.a == subject.name]
-    if not against:
-        return f"{capital(_phrase(material, subject))} was run alone: there is nothing to compare it with."
     better = [pair.b for pair in against if pair.established and pair.difference.value > 0]
     worse = [pair.b for pair in against if pair.established and pair.difference.value < 0]
     rest = [pair.b for pair in against if not pair.established]
     few = len(against) <= MOST_NAMED
 
     def told(names: Sequence[str], word: str) -> str:
-        if few:
+        if few or not names:
             return join([_phrase(material, name) for name in names], word)
         return f"{len(names)} of {len(against)} others"
 
-    name, parts = _phrase(material, subject), []
-    if better:
-        parts.append(f"{name} succeeds more often than {told(better, 'and')}")
-    if worse:
-        parts.append(f"{'it' if parts else name} succeeds less often than {told(worse, 'and')}")
-    if rest and parts:
-        parts.append(f"a difference to {told(rest, 'or') if few else f'{len(rest)}'} is not established")
-    elif rest:
-        others = told(rest, "or") if few else f"any of the {len(rest)} others"
-        parts.append(f"no difference between {name} and {others} is established")
-    return capital("; ".join(parts)) + "."
+    undecided = told(rest, "or")
+    if rest and not few:
+        undecided = f"{len(rest)}" if better or worse else f"any of the {len(rest)} others"
+    return verdict_line(_phrase(material, subject), told(better, "and"), told(worse, "and"), undecided)
 
 
 def _phrase(material: Material, arm: ArmResult | str) -> str:
